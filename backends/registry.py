@@ -1,0 +1,41 @@
+"""Backends by name. A row is `name -> "module:Class"`; nothing is imported before it is asked for.
+
+Packages outside this project add rows through the entry-point group `parity.backends`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import cast
+
+from backends.base import Backend
+from backends.errors import InvalidRequest
+
+_ROWS = {
+    "diffusers": "backends.diffusers_pipeline:DiffusersBackend",
+    "diffusers_offload": "backends.diffusers_pipeline:DiffusersBackend",
+    "sat": "backends.sat.adapter:SatBackend",
+}
+
+
+def _rows() -> dict[str, str]:
+    found = {point.name: point.value for point in entry_points(group="parity.backends")}
+    return {**found, **_ROWS}
+
+
+def names() -> list[str]:
+    """Every backend name, sorted."""
+    return sorted(_rows())
+
+
+def load(name: str) -> Backend:
+    """Import and construct backend `name`. Raises `InvalidRequest` for an unknown name."""
+    rows = _rows()
+    if name not in rows:
+        near = difflib.get_close_matches(name, rows, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise InvalidRequest(f"unknown backend {name!r}{hint} Known: {', '.join(sorted(rows))}")
+    module, attribute = rows[name].split(":")
+    return cast(Backend, getattr(import_module(module), attribute)())

@@ -1,0 +1,203 @@
+"""The worker: a process that opens one pipeline at a time and answers requests about it.
+
+Requests and answers are one JSON object a line, on standard input and on the original standard
+output; whatever the stacks print goes to standard error. Tensors travel as files. It needs torch,
+numpy, safetensors and the stack it serves, on Python 3.10 or later, so that a variant can run in an
+environment of its own.
+
+    {"op": "describe"}                                        -> environment, without importing torch
+    {"op": "open", "variant": {...}, "model": m, ...}         -> identity, policies, seconds
+    {"op": "export", "case": {...}, "path": p}                -> writes the inputs a pair shares
+    {"op": "render", "request": {...}}                        -> writes frames and trace, a record
+    {"op": "close"}                                           -> releases the pipeline
+
+An answer is {"ok": true, "result": ...} or {"ok": false, "outcome", "kind", "message", "trace"}.
+`trace` is null for errors that a user can act on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from backends.base import Backend, Case, Inputs, Pipeline, RenderRequest, ScheduleTable
+from backends.environment import describe, peak_memory_gib
+from backends.errors import BackendError, InvalidRequest
+
+if TYPE_CHECKING:
+    from backends.trace import TraceRecorder
+
+SHAREABLE = ("text", "unconditional", "schedule", "latent_dtype")
+
+
+def _load_inputs(request: RenderRequest) -> Inputs:
+    """Read the factors in `request.share` from the file that the reference exported."""
+    if request.inputs is None:
+        if request.share:
+            raise InvalidRequest(f"asked to share {request.share} without an inputs file")
+        return Inputs()
+    from safetensors.torch import load_file
+
+    path = Path(request.inputs)
+    tensors = load_file(str(path))
+    meta = json.loads(path.with_suffix(".json").read_text())
+    share = set(request.share)
+    if unknown := share - set(SHAREABLE):
+        raise InvalidRequest(f"cannot share {sorted(unknown)}; known factors: {SHAREABLE}")
+    return Inputs(
+        text=tensors["text"] if "text" in share else None,
+        negative_text=tensors["negative_text"] if "unconditional" in share else None,
+        schedule=ScheduleTable(**meta["schedule"]) if "schedule" in share else None,
+        latent_dtype=meta["latent_dtype"] if "latent_dtype" in share else None,
+    )
+
+
+class Worker:
+    """Holds at most one open pipeline and carries out requests on it."""
+
+    def __init__(self) -> None:
+        self._pipeline: Pipeline | None = None
+
+    def describe(self) -> dict[str, Any]:
+        return describe()
+
+    def open(
+        self, variant: dict[str, Any], model: str, plugins: list[str], threads: int | None
+    ) -> dict[str, Any]:
+        import torch
+
+        from backends import patches, registry
+
+        self.close()
+        if threads is not None:
+            torch.set_num_threads(threads)
+        for plugin in plugins:
+            patches.load_plugin(plugin)
+        backend: Backend = registry.load(variant["backend"])
+        started = time.perf_counter()
+        backend.check(variant["options"])
+        pipeline = backend.open(model, variant["options"])
+        if variant["patch"] is not None:
+            pipeline = patches.apply(variant["patch"], pipeline)
+        opened_s = time.perf_counter() - started
+        self._pipeline = pipeline
+        return {
+            "identity": asdict(pipeline.identity()),
+            "policies": asdict(pipeline.policies()),
+            "open_s": opened_s,
+            "threads": torch.get_num_threads(),
+        }
+
+    def _opened(self) -> Pipeline:
+        if self._pipeline is None:
+            raise InvalidRequest("no pipeline is open; send `open` first")
+        return self._pipeline
+
+    def export(self, case: dict[str, Any], path: str) -> dict[str, Any]:
+        """Write what the open pipeline itself would use for `case`, for others to share."""
+        from safetensors.torch import save_file
+
+        pipeline = self._opened()
+        run = pipeline.prepare(Case(**case), Inputs())
+        meta = {
+            "schedule": asdict(run.schedule),
+            "latent_dtype": pipeline.policies().latent_dtype,
+        }
+        target = Path(path)
+        tensors = {"text": run.text, "negative_text": run.negative_text}
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, str(target))
+        target.with_suffix(".json").write_text(json.dumps(meta))
+        return meta
+
+    def render(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Run the stack's own loop; write `frames.safetensors` and `trace.safetensors`."""
+        import torch
+        from safetensors.torch import save_file
+
+        from backends.noise import NoiseTape
+        from backends.trace import TraceRecorder, digest
+
+        pipeline = self._opened()
+        asked = RenderRequest.from_json(request)
+        tape, recorder = NoiseTape(asked.seed), TraceRecorder(asked.trace)
+        inputs = _load_inputs(asked)
+        started = time.perf_counter()
+        with torch.no_grad():
+            frames = pipeline.render(asked.case, inputs, tape, recorder)
+        render_s = time.perf_counter() - started
+        folder = Path(asked.folder)
+        save_file({"frames": frames.contiguous()}, str(folder / "frames.safetensors"))
+        steps = recorder.save(folder / "trace.safetensors")
+        return {
+            "frames_digest": digest(frames),
+            "latents_digest": digest(_final(recorder)),
+            "tape_digest": tape.digest,
+            "draws": [asdict(draw) for draw in tape.draws],
+            "steps": steps,
+            "render_s": render_s,
+            "peak_gib": peak_memory_gib(),
+        }
+
+    def close(self) -> None:
+        if self._pipeline is not None:
+            self._pipeline.close()
+            self._pipeline = None
+            gc.collect()
+
+
+def _final(recorder: TraceRecorder) -> Any:
+    if recorder.final_latents is None:
+        raise InvalidRequest("the pipeline finished without reporting a single step")
+    return recorder.final_latents
+
+
+def _answer(handle: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return {"ok": True, "result": handle(**arguments)}
+    except BackendError as error:
+        kind, trace = type(error).__name__, None
+        outcome, message = error.outcome, str(error)
+    except Exception as error:  # a crash inside a stack is a record, not the end of a sweep
+        kind, trace = type(error).__name__, traceback.format_exc()
+        outcome, message = "error", f"{kind}: {error}"
+    return {"ok": False, "outcome": outcome, "kind": kind, "message": message, "trace": trace}
+
+
+def _own_stdout() -> TextIO:
+    """Keep standard output for answers: what the stacks print to it goes to standard error."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return answers
+
+
+def main() -> None:
+    """Answer requests until standard input ends."""
+    answers = _own_stdout()
+    worker = Worker()
+    operations: dict[str, Callable[..., Any]] = {
+        "describe": worker.describe,
+        "open": worker.open,
+        "export": worker.export,
+        "render": worker.render,
+        "close": worker.close,
+    }
+    with contextlib.suppress(KeyboardInterrupt):
+        for line in sys.stdin:
+            request = json.loads(line)
+            operation = request.pop("op")
+            answers.write(json.dumps(_answer(operations[operation], request)) + "\n")
+            answers.flush()
+    worker.close()
+
+
+if __name__ == "__main__":
+    main()
