@@ -1,0 +1,64 @@
+"""Which metrics exist: one row each, imported only when asked for."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import ConfigError
+from harness.suggest import suggest
+
+if TYPE_CHECKING:
+    from harness.metrics.base import Metric
+    from harness.metrics.options import Options
+
+ROWS: dict[str, str] = {
+    "flicker": "harness.metrics.flicker:METRIC",
+    "lpips": "harness.metrics.lpips_alex:METRIC",
+    "lpips_alex_untrained": "harness.metrics.lpips_alex:UNTRAINED",
+    "psnr": "harness.metrics.psnr:METRIC",
+    "ssim": "harness.metrics.ssim:METRIC",
+    "temporal_difference": "harness.metrics.temporal_difference:METRIC",
+    "warp_error": "harness.metrics.warp_error:METRIC",
+}
+
+
+class MetricConfigError(ConfigError):
+    """The configuration asks for a metric or an option that does not exist."""
+
+
+def metric_names() -> tuple[str, ...]:
+    return tuple(sorted(ROWS))
+
+
+def load_metric(name: str) -> Metric[Any]:
+    """Import the metric behind a row. Raises: MetricConfigError, naming the closest rows."""
+    if name not in ROWS:
+        raise MetricConfigError(f"there is no metric {name!r} in conf/metrics{suggest(name, ROWS)}")
+    module, attribute = ROWS[name].split(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def build_options(name: str, values: Mapping[str, object]) -> Options:
+    """Check one metric's options, as its YAML gives them. Raises: MetricConfigError."""
+    from pydantic import ValidationError  # 80 ms: only when a score is asked for
+
+    options = load_metric(name).options
+    known = sorted(options.model_fields)
+    for key in values:
+        if key not in known:
+            raise MetricConfigError(
+                f"metric {name!r} has no option {key!r} (conf/metrics/{name}.yaml)"
+                f"{suggest(key, known)}"
+            )
+    try:
+        return options.model_validate(dict(values))
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(str(part) for part in item['loc'])} = {item['input']!r}: {item['msg']}"
+            for item in error.errors()
+        )
+        raise MetricConfigError(
+            f"metric {name!r} cannot use its options ({wrong}); see conf/metrics/{name}.yaml"
+        ) from error
