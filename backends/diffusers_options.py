@@ -1,0 +1,111 @@
+"""The options of the Diffusers backends: a flat dict from YAML, checked and typed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from backends.base import DTYPES
+from backends.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    import torch
+
+PLACEMENTS = (
+    "full",
+    "model_offload",
+    "sequential_offload",
+    "group_offload_block",
+    "group_offload_leaf",
+    "group_offload_block_disk",
+    "group_offload_leaf_disk",
+)
+ATTENTION = ("default", "math", "flash", "efficient", "cudnn")
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class DiffusersOptions:
+    """How Diffusers runs a model; `conf/backend/diffusers.yaml` says what each option means.
+
+    `vae_dtype` and `text_dtype` are None where they follow `dtype`; `revision` and `variant` None
+    where the hub's default is wanted.
+    """
+
+    dtype: str = "float32"
+    vae_dtype: str | None = None
+    text_dtype: str | None = None
+    device: str = "auto"
+    placement: str = "full"
+    use_stream: bool = False
+    attention: str = "default"
+    vae_tiling: bool = False
+    vae_slicing: bool = False
+    allow_tf32: bool = False
+    revision: str | None = None
+    variant: str | None = None
+
+
+_CHOICES: dict[str, tuple[str | None, ...]] = {
+    "dtype": DTYPES,
+    "vae_dtype": (None, *DTYPES),
+    "text_dtype": (None, *DTYPES),
+    "device": DEVICES,
+    "placement": PLACEMENTS,
+    "attention": ATTENTION,
+}
+_SWITCHES = ("use_stream", "vae_tiling", "vae_slicing", "allow_tf32")
+
+
+def parse_options(options: Mapping[str, Any]) -> DiffusersOptions:
+    """Typed options. Raises `InvalidRequest` for an unknown name or a value of another kind."""
+    known = [field.name for field in fields(DiffusersOptions)]
+    for name, value in options.items():
+        if name not in known:
+            raise InvalidRequest(
+                f"unknown option {name!r} of the Diffusers backend{_hint(name, known)};"
+                f" known: {', '.join(known)}"
+            )
+        _check_value(name, value)
+    parsed = DiffusersOptions(**options)
+    if parsed.use_stream and not parsed.placement.startswith("group_offload"):
+        raise InvalidRequest(
+            f"use_stream=true with placement={parsed.placement}: only group offloading has streams;"
+            " set use_stream=false or placement=group_offload_leaf"
+        )
+    return parsed
+
+
+def torch_dtype(what: str, name: str) -> torch.dtype:
+    """The dtype called `name`; `what` says in the error where the name came from."""
+    import torch
+
+    if name not in DTYPES:
+        raise InvalidRequest(
+            f"{what}={name!r}{_hint(name, list(DTYPES))}; expected one of {', '.join(DTYPES)}"
+        )
+    found: torch.dtype = getattr(torch, name)
+    return found
+
+
+def _check_value(name: str, value: object) -> None:
+    if name in _SWITCHES:
+        if not isinstance(value, bool):
+            raise InvalidRequest(f"option {name}={value!r}: expected true or false")
+    elif name in _CHOICES:
+        choices = _CHOICES[name]
+        if value not in choices:
+            shown = ", ".join("null" if choice is None else choice for choice in choices)
+            words = [choice for choice in choices if choice is not None]
+            raise InvalidRequest(
+                f"option {name}={value!r}{_hint(str(value), words)}; expected one of {shown}"
+            )
+    elif not (value is None or isinstance(value, str)):
+        raise InvalidRequest(f"option {name}={value!r}: expected a name or null")
+
+
+def _hint(came: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(came, known, n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""

@@ -1,0 +1,111 @@
+"""The patch seam: deliberate alterations of an opened pipeline, from a module the user names.
+
+A plugin is a Python module named on the command line (`--plugin my_module`), never in YAML: naming
+one runs its code. It registers functions, and a variant asks for one by name:
+
+    from backends.patches import patch
+
+    @patch("no_rope")
+    def no_rope(pipeline):
+        pipeline.native().transformer.register_to_config(use_rotary_positional_embeddings=False)
+
+The function receives the opened `Pipeline` (stages, `modules()`, `native()`). Returning None says that
+it altered the pipeline in place; a returned `Pipeline` takes the opened one's place, and then closes
+it in its own `close`. The native run and the stages must stay the same computation: alter modules,
+configs and the native object, or wrap both.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+from backends.base import Pipeline
+from backends.errors import InvalidRequest
+
+PatchFunction = Callable[[Pipeline], Pipeline | None]
+
+_registered: dict[str, PatchFunction] = {}
+
+
+def patch(name: str) -> Callable[[PatchFunction], PatchFunction]:
+    """Register the decorated function as patch `name`. Raises `InvalidRequest` if it is taken."""
+
+    def register(function: PatchFunction) -> PatchFunction:
+        other = _registered.get(name)
+        if other is not None and other.__module__ != function.__module__:
+            raise InvalidRequest(
+                f"patch {name!r} is registered by {other.__module__} and by {function.__module__};"
+                " rename one of them"
+            )
+        _registered[name] = function
+        return function
+
+    return register
+
+
+def load_plugin(module_name: str) -> list[str]:
+    """Import a plugin once and return the names it registered, sorted.
+
+    Raises `InvalidRequest` if there is no such module or it registers nothing.
+    """
+    _check_plugin(module_name)
+    import_module(module_name)
+    names = sorted(
+        name for name, function in _registered.items() if function.__module__ == module_name
+    )
+    if not names:
+        raise InvalidRequest(
+            f"plugin {module_name!r} registers no patch; decorate a function with"
+            ' @patch("name") from backends.patches'
+        )
+    return names
+
+
+def names() -> list[str]:
+    """Every registered patch, sorted."""
+    return sorted(_registered)
+
+
+def apply(name: str, pipeline: Pipeline) -> Pipeline:
+    """Apply patch `name`; return the pipeline to use from now on."""
+    replacement = _patch(name)(pipeline)
+    return pipeline if replacement is None else replacement
+
+
+def source_digest(name: str) -> str:
+    """SHA-256 of the source file that registered patch `name`: part of a render's key."""
+    module = sys.modules[_patch(name).__module__]
+    source = getattr(module, "__file__", None)
+    if source is None:
+        raise InvalidRequest(
+            f"patch {name!r} comes from {module.__name__}, which has no source file, so a render"
+            " with it could not be told from others; put it into a .py file"
+        )
+    return hashlib.sha256(Path(source).read_bytes()).hexdigest()
+
+
+def _check_plugin(module_name: str) -> None:
+    try:
+        spec = importlib.util.find_spec(module_name)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        raise InvalidRequest(
+            f"no plugin {module_name!r}: it must be an importable module in a .py file; check the"
+            " name, run from its folder, or add the folder to PYTHONPATH"
+        )
+
+
+def _patch(name: str) -> PatchFunction:
+    if name not in _registered:
+        near = difflib.get_close_matches(name, _registered, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        known = ", ".join(names()) or "none (name a plugin with --plugin)"
+        raise InvalidRequest(f"unknown patch {name!r}{hint} Known: {known}")
+    return _registered[name]

@@ -1,0 +1,103 @@
+"""What `run`, `render`, `score` and `judge` have in common: settings, options, and sweeps."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.folders import choices, conf_folders, groups
+
+if TYPE_CHECKING:
+    from harness.config import RunConfig
+
+_SETTINGS = """\
+settings are Hydra overrides, and follow the verb in any order:
+  group=choice             choose a file:         reference=sat  experiment=demo
+  group=[a,b]              choose several:        'case=[micro_2b,micro_5b]'
+  key=value                change one value:      reference.dtype=bfloat16
+  +group@key=choice        add one more variant:  +backend@candidates.half=diffusers
+  -m key=a,b               run once for each:     -m match=shared,native
+
+choices:
+"""
+
+
+@dataclass(frozen=True)
+class Request:
+    """The settings of one command line. `command` is the line itself, for the record."""
+
+    overrides: tuple[str, ...]
+    plugins: tuple[str, ...]
+    command: tuple[str, ...]
+
+
+Job = Callable[["RunConfig", Request], int]
+"""Carries out one configuration and returns its exit code."""
+
+
+def add_settings(parser: argparse.ArgumentParser, description: str, examples: str) -> None:
+    """The arguments of a verb that takes a configuration."""
+    add = parser.add_argument
+    add("settings", nargs="*", metavar="SETTING", help="a choice or a value, see below")
+    add("-m", "--multirun", action="store_true", help="run once for each combination of a,b values")
+    add("--plugin", action="append", default=[], metavar="MODULE", help="a module whose patches"
+        " variants may name; repeatable")  # fmt: skip
+    add("--config-dir", type=Path, metavar="DIR", help="a folder with case/, candidate/, ... of"
+        " your own, which adds to the shipped one")  # fmt: skip
+    folders = conf_folders(None)
+    listed = "\n".join(
+        textwrap.fill(
+            ", ".join(choices(group, folders)) or "none",
+            width=79,
+            initial_indent=f"  {group:<11}",
+            subsequent_indent=" " * 13,
+        )
+        for group in groups(folders)
+    )
+    parser.description = description
+    parser.epilog = f"{_SETTINGS}{listed}\n\nexamples:\n{examples}"
+
+
+def carry_out(args: argparse.Namespace, verb: str, job: Job) -> int:
+    """Compose what `args` says and do `job` once, or once for each combination of a sweep."""
+    from harness.compose import compose_tree
+    from harness.config import build, hazards
+
+    request = Request(tuple(args.settings), tuple(args.plugin), _command_line(args, verb))
+    folders = conf_folders(args.config_dir)
+    _check_plugins(request.plugins)
+    if args.multirun:
+        from harness.commands.sweep import sweep
+
+        return sweep(request, folders, job)
+    config = build(compose_tree(request.overrides, folders))
+    for hazard in hazards(config):
+        print(f"parity: warning: {hazard}", file=sys.stderr)
+    return job(config, request)
+
+
+def _check_plugins(plugins: tuple[str, ...]) -> None:
+    """Fail now rather than in the first worker; a plugin may lie in the current folder."""
+    if not plugins:
+        return
+    from harness.keys import plugin_digest
+
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    for plugin in plugins:
+        plugin_digest(plugin)
+
+
+def _command_line(args: argparse.Namespace, verb: str) -> tuple[str, ...]:
+    line = ["parity", verb, *args.settings]
+    line += ["--multirun"] if args.multirun else []
+    for plugin in args.plugin:
+        line += ["--plugin", plugin]
+    if args.config_dir is not None:
+        line += ["--config-dir", str(args.config_dir)]
+    return tuple(line)

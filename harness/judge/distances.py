@@ -1,0 +1,63 @@
+"""How far two renders lie apart, from their traces: exact where tensors are kept, sketched elsewhere."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.errors import StoreError
+from harness.metrics.latents import latent_distance
+from harness.records import RenderRecord, SeedDistances
+from harness.store import Store
+
+
+def _trace(store: Store, record: RenderRecord) -> dict[str, NDArray[np.float32]]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file  # numpy has no bfloat16
+
+    path = store.render_folder(record.key) / "trace.safetensors"
+    try:
+        return {name: tensor.float().numpy() for name, tensor in load_file(str(path)).items()}
+    except (OSError, SafetensorError) as error:
+        raise StoreError(
+            f"the trace {path} is missing or damaged ({error}); delete its folder and render again"
+        ) from error
+
+
+def _relative(a: NDArray[np.float32], b: NDArray[np.float32]) -> list[float]:
+    gap = np.linalg.norm(b.astype(np.float64) - a, axis=1)
+    size = np.linalg.norm(a.astype(np.float64), axis=1)
+    return [
+        float(g / s) if s > 0 else (0.0 if g == 0 else math.inf)
+        for g, s in zip(gap, size, strict=True)
+    ]
+
+
+def compare_traces(store: Store, reference: RenderRecord, candidate: RenderRecord) -> SeedDistances:
+    """Distances of two finished renders of one case and seed.
+
+    Renders with different numbers of steps have no per-step distances, and latents of different
+    shapes have no distance at all: None, never zero. Raises `StoreError` on a damaged trace.
+    """
+    a, b = _trace(store, reference), _trace(store, candidate)
+    same_steps = len(reference.steps) == len(candidate.steps)
+    pairs = zip(reference.steps, candidate.steps, strict=False)
+    differing = (i for i, (r, c) in enumerate(pairs) if r.latents_digest != c.latents_digest)
+    final_a, final_b = a["final_latents"], b["final_latents"]
+    frames_a, frames_b = reference.frames, candidate.frames
+    return SeedDistances(
+        seed=reference.seed,
+        latents_rel_l2=latent_distance(final_a, final_b)
+        if final_a.shape == final_b.shape
+        else None,
+        per_step_rel_l2=_relative(a["latents_sketches"], b["latents_sketches"])
+        if same_steps
+        else [],
+        first_step=next(differing, None),
+        frames_equal=frames_a is not None
+        and frames_b is not None
+        and frames_a.float_digest == frames_b.float_digest,
+        latents_equal=reference.latents_digest == candidate.latents_digest,
+    )

@@ -1,0 +1,161 @@
+"""What must be equal exactly, compared without statistics: each difference becomes a finding.
+
+Two sources: the identities of the opened pipelines, and what each variant itself would have used for
+the case (text embeddings, schedule table, latent dtype). A factor that the pair shares is equalised,
+so its own value on the candidate's side does not enter the renders and is not a finding.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from harness.judge.known import by_policy
+from harness.records import Finding, PipelineRecord, RenderRecord
+from harness.store import Store
+
+_LISTED = 8
+
+
+def compare_pipelines(reference: PipelineRecord, candidate: PipelineRecord) -> list[Finding]:
+    """Weights, dtypes, configs, and the policies that no match factor equalises.
+
+    Tensors and config keys that only one side has are findings too; a key under `placement.` is
+    where a pipeline runs, which is what placements are compared for, and is not.
+    """
+    found = _weights(reference.weights, candidate.weights)
+    for component in sorted(reference.dtypes.keys() | candidate.dtypes.keys()):
+        a, b = reference.dtypes.get(component), candidate.dtypes.get(component)
+        if a != b:
+            detail = f"{component} holds {b or 'nothing'}; the reference holds {a or 'nothing'}"
+            found.append(_finding("dtype", component, detail, a, b))
+    for name in sorted(reference.configs.keys() & candidate.configs.keys()):
+        a, b = reference.configs[name], candidate.configs[name]
+        if a != b and not name.startswith("placement."):
+            found.append(
+                _finding("config", name, f"{name} is {b!r}; the reference has {a!r}", a, b)
+            )
+    for policy in sorted(reference.policies.keys() & candidate.policies.keys()):
+        known, a, b = by_policy(policy), reference.policies[policy], candidate.policies[policy]
+        if a != b and (known is None or known.factor is None):
+            found.append(_policy(policy, a, b))
+    return found
+
+
+def _weights(reference: Mapping[str, str], candidate: Mapping[str, str]) -> list[Finding]:
+    found: list[Finding] = []
+    groups = {
+        "differ in value, shape or dtype": [
+            name
+            for name in reference.keys() & candidate.keys()
+            if reference[name] != candidate[name]
+        ],
+        "are missing in the candidate": list(reference.keys() - candidate.keys()),
+        "are unexpected in the candidate": list(candidate.keys() - reference.keys()),
+    }
+    for what, names in groups.items():
+        if names:
+            shown = ", ".join(sorted(names)[:_LISTED])
+            more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+            detail = f"{len(names)} of {len(reference)} weight tensors {what}: {shown}{more}"
+            found.append(_finding("weights", sorted(names)[0], detail, None, None))
+    return found
+
+
+def compare_own_inputs(
+    store: Store, reference: RenderRecord, candidate: RenderRecord, share: list[str]
+) -> list[Finding]:
+    """Text embeddings, schedule and latent dtype that each side makes itself, where not shared."""
+    a, b = _own_inputs(store, reference), _own_inputs(store, candidate)
+    found: list[Finding] = []
+    for factor, tensor in (("text", "text"), ("unconditional", "negative_text")):
+        x, y = a[tensor], b[tensor]
+        if factor in share or (x.shape == y.shape and np.array_equal(x, y)):
+            continue
+        known = by_policy(factor)
+        gap = "in shape" if x.shape != y.shape else f"by {_relative_l2(x, y):.3g} (relative L2)"
+        says = f"; {known.says}" if known else ""
+        detail = f"the {factor} embedding of {tuple(y.shape)} differs {gap}{says}"
+        found.append(
+            Finding(
+                kind="policy" if known else "text",
+                name=factor,
+                detail=detail,
+                reference=f"norm {np.linalg.norm(x):.6g}",
+                candidate=f"norm {np.linalg.norm(y):.6g}",
+                known=known.id if known else None,
+            )
+        )
+    if "schedule" not in share:
+        found += _schedule(a["schedule"], b["schedule"])
+    if "latent_dtype" not in share and a["latent_dtype"] != b["latent_dtype"]:
+        found.append(_policy("latent_dtype", a["latent_dtype"], b["latent_dtype"]))
+    return found
+
+
+def _schedule(a: dict[str, list[float]], b: dict[str, list[float]]) -> list[Finding]:
+    if a == b:
+        return []
+    t_a, t_b = np.array(a["timesteps"]), np.array(b["timesteps"])
+    if t_a.shape != t_b.shape:
+        detail = f"{len(t_b)} timesteps; the reference has {len(t_a)}"
+        return [_finding("schedule", "timesteps", detail, len(t_a), len(t_b))]
+    moved = int((t_a != t_b).sum())
+    root_a, root_b = (np.sqrt(np.array(s["alpha_bar"])) for s in (a, b))
+    signal = root_a > 0
+    gap = np.abs(root_b - root_a)[signal] / root_a[signal]
+    worst = float(gap.max()) if gap.size else 0.0
+    known = by_policy("schedule")
+    detail = (
+        f"{moved} of {len(t_a)} timesteps differ, sqrt(alpha_bar) by up to {worst:.3%}"
+        + (f"; {known.says}" if known else "")
+    )  # fmt: skip
+    return [
+        Finding(
+            kind="policy",
+            name="schedule",
+            detail=detail,
+            reference=a["timesteps"][:4],
+            candidate=b["timesteps"][:4],
+            known=known.id if known else None,
+        )
+    ]
+
+
+def compare_noise(reference: RenderRecord, candidate: RenderRecord) -> list[Finding]:
+    """Whether both renders were served the same noise."""
+    a, b = reference.tape_digest, candidate.tape_digest
+    if a == b:
+        return []
+    detail = "the two renders drew different noise: other shapes, or another number of draws"
+    return [_finding("noise", "tape", detail, a, b)]
+
+
+def _own_inputs(store: Store, record: RenderRecord) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    if record.own_inputs_key is None:
+        raise ValueError(f"render {record.key} has no exported inputs")
+    path = store.inputs_path(record.own_inputs_key)
+    tensors = {name: value.float().numpy() for name, value in load_file(str(path)).items()}
+    return tensors | json.loads(path.with_suffix(".json").read_text())
+
+
+def _relative_l2(a: Any, b: Any) -> float:
+    return float(np.linalg.norm(b - a) / max(np.linalg.norm(a), np.finfo(np.float32).tiny))
+
+
+def _policy(policy: str, a: Any, b: Any) -> Finding:
+    known = by_policy(policy)
+    detail = f"{policy} is {b!r}; the reference has {a!r}" + (f"; {known.says}" if known else "")
+    return Finding(
+        kind="policy", name=policy, detail=detail, reference=a, candidate=b,
+        known=known.id if known else None,
+    )  # fmt: skip
+
+
+def _finding(kind: str, name: str, detail: str, a: Any, b: Any) -> Finding:
+    return Finding(kind=kind, name=name, detail=detail, reference=a, candidate=b)

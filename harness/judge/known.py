@@ -1,0 +1,80 @@
+"""Deliberate differences between the two code bases: named in every verdict, never hidden.
+
+A row says which policy differs, what each side does, where that can be read, and which match factor
+equalises it (None: nothing does, and in exact arithmetic nothing needs to).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class KnownDifference:
+    """One registered deliberate difference; `policy` is a field of `backends.base.Policies`."""
+
+    id: str
+    policy: str
+    says: str
+    source: str
+    factor: str | None
+
+
+KNOWN: tuple[KnownDifference, ...] = (
+    KnownDifference(
+        id="zero_snr_subset",
+        policy="schedule",
+        says="SAT picks the N timesteps and rescales those to zero terminal SNR; Diffusers rescales"
+        " all 1000 and then picks, so alpha_bar differs by a few tenths of a percent",
+        source="CogVideo sat/sgm/modules/diffusionmodules/discretizer.py get_sigmas;"
+        " diffusers scheduling_dpm_cogvideox.py rescale_zero_terminal_snr",
+        factor="schedule",
+    ),
+    KnownDifference(
+        id="unconditional_branch",
+        policy="unconditional",
+        says="SAT's unconditional text embedding is all zeros; Diffusers encodes the negative prompt",
+        source="CogVideo sat/sample_video.py force_uc_zero_embeddings;"
+        " diffusers pipeline_cogvideox.py encode_prompt",
+        factor="unconditional",
+    ),
+    KnownDifference(
+        id="sampler_state_dtype",
+        policy="latent_dtype",
+        says="SAT keeps the latents in float32 through the sampler; Diffusers rounds them to the text"
+        " embedding's dtype after every step",
+        source="CogVideo sat/sgm/modules/diffusionmodules/sampling.py;"
+        " diffusers pipeline_cogvideox.py latents.to(prompt_embeds.dtype)",
+        factor="latent_dtype",
+    ),
+    KnownDifference(
+        id="guidance_target",
+        policy="guidance_target",
+        says="SAT applies guidance to the predicted clean sample, Diffusers to the velocity; the two"
+        " agree in exact arithmetic",
+        source="CogVideo sat/sgm/modules/diffusionmodules/guiders.py;"
+        " diffusers pipeline_cogvideox.py __call__",
+        factor=None,
+    ),
+    KnownDifference(
+        id="layer_norm_eps",
+        policy="layer_norm_eps",
+        says="the transformer's block norms use eps 1e-6 in SAT and 1e-5 in Diffusers",
+        source="CogVideo sat/dit_video_concat.py; diffusers cogvideox_transformer_3d.py norm_eps",
+        factor=None,
+    ),
+    KnownDifference(
+        id="uint8_export",
+        policy="frames_to_uint8",
+        says="SAT's exporter truncates to uint8, Diffusers' image processor rounds; this harness"
+        " rounds on both sides, so it does not enter the comparison",
+        source="CogVideo sat/sample_video.py save_video_as_grid_and_mp4;"
+        " diffusers image_processor.py numpy_to_pil",
+        factor=None,
+    ),
+)
+
+
+def by_policy(policy: str) -> KnownDifference | None:
+    """The registered difference in `policy`, if there is one."""
+    return next((row for row in KNOWN if row.policy == policy), None)

@@ -1,0 +1,117 @@
+"""What a render depends on, and the key made of it. Labels (case and variant names) are not in it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from backends.base import Case, TraceOptions, Variant
+from backends.micro import MODELS, model_path
+from backends.patches import plugin_source
+from harness.errors import ConfigError
+from harness.records import SCHEMA_VERSION
+from harness.store import content_key
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, read in pieces."""
+    total = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            total.update(block)
+    return total.hexdigest()
+
+
+@cache
+def model_fingerprint(model: str) -> str:
+    """Identify a model's files: their hashes for a folder, the cached commit for a hub id.
+
+    Raises `ConfigError` when `model` is none of: a micro model, a folder, an `owner/name` hub id.
+    """
+    folder = model_path(model) if model in MODELS else Path(model).expanduser()
+    if folder.is_dir():
+        files = sorted(p for p in folder.rglob("*") if p.is_file())
+        listing = {str(p.relative_to(folder)): file_sha256(p) for p in files}
+        return content_key(listing)
+    owner, _, name = model.partition("/")
+    if model.startswith((".", "/", "~")) or not owner or not name or "/" in name:
+        raise ConfigError(
+            f"model {model!r} was not found: it is no micro model ({', '.join(MODELS)}), no folder"
+            " here, and no hub id of the form owner/name; correct `model` of the case"
+        )
+    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+    cache_root = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
+    commit = cache_root / f"models--{owner}--{name}" / "refs" / "main"
+    return f"hub:{model}@{commit.read_text().strip() if commit.is_file() else 'unresolved'}"
+
+
+@cache
+def plugin_digest(module: str) -> str:
+    """Hash of a plugin module's source, without running it. Raises `InvalidRequest` if absent."""
+    return file_sha256(plugin_source(module))
+
+
+def _base(
+    case: Case,
+    variant: Variant,
+    environment: Mapping[str, str],
+    threads: int | None,
+    plugins: Sequence[str],
+) -> dict[str, Any]:
+    content = asdict(case)
+    del content["name"]
+    content["model"] = model_fingerprint(case.model)
+    if case.image is not None:
+        content["image"] = file_sha256(Path(case.image))
+    return {
+        "schema": SCHEMA_VERSION,
+        "case": content,
+        "backend": variant.backend,
+        "options": variant.options,
+        "patch": variant.patch,
+        "plugins": [plugin_digest(p) for p in plugins] if variant.patch else [],
+        "environment": dict(environment),
+        "threads": threads,
+    }
+
+
+def inputs_key(
+    case: Case,
+    variant: Variant,
+    environment: Mapping[str, str],
+    threads: int | None,
+    plugins: Sequence[str],
+) -> str:
+    """Key of what `variant` itself would use for `case`: text embeddings and schedule."""
+    return content_key({"kind": "inputs"} | _base(case, variant, environment, threads, plugins))
+
+
+def render_key(
+    case: Case,
+    variant: Variant,
+    environment: Mapping[str, str],
+    threads: int | None,
+    plugins: Sequence[str],
+    seed: int,
+    repeat: int,
+    share: Sequence[str],
+    inputs_digest: str | None,
+    trace: TraceOptions,
+) -> str:
+    """Key of one render. `inputs_digest` is the hash of the shared inputs' content, if any."""
+    return content_key(
+        {
+            "kind": "render",
+            "seed": seed,
+            "repeat": repeat,
+            "share": sorted(share),
+            "inputs": inputs_digest,
+            "trace": asdict(trace),
+        }
+        | _base(case, variant, environment, threads, plugins)
+    )

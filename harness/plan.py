@@ -1,0 +1,101 @@
+"""From a typed configuration to the list of renders, in the order in which they are carried out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from backends.base import Case, TraceOptions, Variant
+from harness.config import RunConfig, VariantSpec
+
+Role = Literal["reference", "rerun", "candidate"]
+
+
+@dataclass(frozen=True)
+class RenderJob:
+    """One render to be carried out: what, how, where, and what it takes from the reference.
+
+    `share` names the factors that are taken from the reference's inputs (`backends.worker`); it is
+    empty for the reference and its rerun. `repeat` counts a variant's renders in fresh processes.
+    """
+
+    role: Role
+    case: Case
+    variant: Variant
+    python: str | None
+    threads: int | None
+    seed: int
+    repeat: int
+    share: tuple[str, ...]
+    trace: TraceOptions
+
+    @property
+    def exports(self) -> bool:
+        """Whether the inputs of this render are those that the candidates share."""
+        return self.role == "reference"
+
+    @property
+    def label(self) -> str:
+        """The variant's name for people and file names, with the rerun told apart."""
+        return f"{self.variant.name}-rerun" if self.role == "rerun" else self.variant.name
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every render of a run: the reference first, then its rerun, then candidate after candidate.
+
+    Within one of these, jobs are grouped by model, so that a worker opens each model once.
+    """
+
+    jobs: tuple[RenderJob, ...]
+
+
+def probe_steps(steps: int) -> list[int]:
+    """The solver steps whose tensors are kept: {0, 1, N/4, N/2, 3N/4, N-1} of N.
+
+    The first and the last are mandatory: zero-terminal-SNR and final-alpha faults live there.
+
+    >>> probe_steps(50)
+    [0, 1, 12, 25, 37, 49]
+    >>> probe_steps(1)
+    [0]
+    """
+    wanted = {0, 1, steps // 4, steps // 2, 3 * steps // 4, steps - 1}
+    return sorted(step for step in wanted if step < steps)
+
+
+def make_plan(config: RunConfig) -> Plan:
+    """Cross cases, variants and seeds."""
+    jobs = _jobs(config, "reference", config.reference)
+    if config.judge.rerun:
+        jobs += _jobs(config, "rerun", config.reference)
+    for candidate in config.candidates:
+        jobs += _jobs(config, "candidate", candidate, candidate.match.share)
+    return Plan(tuple(jobs))
+
+
+def _jobs(
+    config: RunConfig, role: Role, spec: VariantSpec, share: tuple[str, ...] = ()
+) -> list[RenderJob]:
+    models = list(dict.fromkeys(case.model for case in config.cases))
+    return [
+        RenderJob(
+            role=role,
+            case=case,
+            variant=Variant(spec.name, spec.backend, spec.options, spec.patch),
+            python=spec.python,
+            threads=spec.threads,
+            seed=seed,
+            repeat=1 if role == "rerun" else 0,
+            share=share,
+            trace=_trace(case, config.trace.full),
+        )
+        for model in models
+        for case in config.cases
+        if case.model == model
+        for seed in config.seeds
+    ]
+
+
+def _trace(case: Case, full: bool) -> TraceOptions:
+    return TraceOptions(list(range(case.steps)) if full else probe_steps(case.steps))

@@ -1,0 +1,167 @@
+"""The records that every room shares and the store keeps: the product's data format.
+
+Each is a frozen pydantic model and is written as JSON in which infinities and NaN survive (as the
+strings "Infinity", "-Infinity", "NaN"). A reader that meets a field it does not know says so.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+Status = Literal["ok", "unsupported", "error", "not_run"]
+VerdictName = Literal[
+    "bit_exact", "rounding", "chaotic", "policy", "bug", "broken", "inconclusive",
+    "unsupported", "error", "not_run",
+]  # fmt: skip
+NOT_EQUIVALENT: frozenset[VerdictName] = frozenset({"bug", "broken"})
+EQUIVALENT: frozenset[VerdictName] = frozenset({"bit_exact", "rounding", "chaotic", "policy"})
+
+SCHEMA_VERSION = 1
+
+
+class Record(BaseModel):
+    """Frozen, strict about unknown fields, and lossless for non-finite numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+class Frames(Record):
+    """Decoded video: hash of the uint8 bytes and shape, hash of the float frames, and (T, H, W).
+
+    `non_finite` counts the float values that were NaN or infinite before quantisation.
+    """
+
+    sha256: str
+    float_digest: str
+    non_finite: int
+    frames: int
+    height: int
+    width: int
+
+
+class Step(Record):
+    """One solver step; see `backends.trace.StepRecord`."""
+
+    step: int
+    timestep: int
+    guidance_scale: float
+    velocity_digest: str
+    latents_digest: str
+    velocity_finite: bool
+    latents_finite: bool
+
+
+class PipelineRecord(Record):
+    """An opened pipeline: what must be equal exactly, and what its stack does by policy."""
+
+    weights: dict[str, str]
+    dtypes: dict[str, str]
+    configs: dict[str, Any]
+    policies: dict[str, str | float]
+
+
+class RenderRecord(Record):
+    """One render: case x variant x seed, carried out or not, with its provenance.
+
+    `key` addresses it in the store. `case` and `variant` are what was asked, `share` the factors
+    taken from the reference and `inputs_key` where they lie; `own_inputs_key` is where the variant's
+    own lie, taken or not. `trace` is a stack's traceback if it crashed. `status` other than `ok` has a
+    `message` and no frames. `pipeline_key` addresses the `PipelineRecord`. Times are seconds,
+    memory GiB.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    key: str
+    case: dict[str, Any]
+    variant: dict[str, Any]
+    seed: int
+    repeat: int
+    share: list[str]
+    inputs_key: str | None
+    status: Status
+    message: str | None = None
+    trace: str | None = None
+    own_inputs_key: str | None = None
+    frames: Frames | None = None
+    latents_digest: str | None = None
+    tape_digest: str | None = None
+    steps: list[Step] = []
+    guided_calls: int = 0
+    open_s: float | None = None
+    render_s: float | None = None
+    peak_gib: dict[str, float] = {}
+    environment: dict[str, str] = {}
+    pipeline_key: str | None = None
+    created: str
+
+
+class Finding(Record):
+    """One named cause. `known` is the id of a registered deliberate difference, if it is one.
+
+    `kind` is where it was seen: `policy`, `weights`, `config`, `dtype`, `schedule`, `noise`,
+    `frames`. `detail` is one sentence for a person, with both values.
+    """
+
+    kind: str
+    name: str
+    detail: str
+    reference: Any = None
+    candidate: Any = None
+    known: str | None = None
+
+
+class SeedDistances(Record):
+    """Candidate against reference for one seed.
+
+    `latents_rel_l2` is |x_B - x_A| / |x_A| of the final latents; `per_step_rel_l2` the same after
+    every step, estimated from sketches (within about 6 %). `first_step` is the first step whose
+    result differs in any bit. `frames_equal` compares the float frames.
+    """
+
+    seed: int
+    latents_rel_l2: float | None
+    per_step_rel_l2: list[float]
+    first_step: int | None
+    frames_equal: bool
+    latents_equal: bool
+
+
+class PairResult(Record):
+    """The verdict on one candidate against the reference for one case, over its seeds.
+
+    `scores` maps metric name to one `harness.metrics` result per seed, in the order of `seeds`;
+    `floor_scores` and `floor` are the same for the reference rendered again in a fresh process.
+    `renders` maps "reference", "candidate" and "rerun" to render keys by seed. `cost_guided_calls`
+    counts guided transformer calls spent on both sides. `share` are the factors that the candidate
+    took from the reference.
+    """
+
+    case: str
+    model: str
+    reference: str
+    candidate: str
+    verdict: VerdictName
+    reasons: list[str]
+    findings: list[Finding]
+    share: list[str]
+    seeds: list[int]
+    distances: list[SeedDistances]
+    floor: list[SeedDistances]
+    scores: dict[str, list[dict[str, Any]]]
+    floor_scores: dict[str, list[dict[str, Any]]]
+    renders: dict[str, dict[int, str]]
+    cost_guided_calls: int
+
+
+class RunResult(Record):
+    """`verdict.json`: every pair of one run, and how it came about."""
+
+    schema_version: int = SCHEMA_VERSION
+    run: str
+    created: str
+    command: list[str]
+    config: dict[str, Any]
+    pairs: list[PairResult]
+    exit_code: int

@@ -1,0 +1,118 @@
+"""One run from configuration to verdict: plan, render, score and judge, write, report."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Literal
+
+from harness.config import RunConfig
+from harness.errors import (
+    EXIT_DIFFERENT,
+    EXIT_EQUIVALENT,
+    EXIT_UNDECIDED,
+    EXIT_USAGE,
+    StoreError,
+)
+from harness.plan import RenderJob, make_plan
+from harness.records import EQUIVALENT, NOT_EQUIVALENT, PairResult, RenderRecord, RunResult
+from harness.runner import ExecutionSettings, ProgressSink, render
+from harness.store import Store
+
+Until = Literal["render", "judge"]
+
+
+def exit_code(pairs: Sequence[PairResult]) -> int:
+    """0 all equivalent; 1 any bug or broken; 2 any error; 3 undecided or nothing compared.
+
+    `unsupported` does not make a run worse as long as something was compared: it says that a
+    combination cannot exist here.
+    """
+    verdicts = {pair.verdict for pair in pairs}
+    if verdicts & NOT_EQUIVALENT:
+        return EXIT_DIFFERENT
+    if verdicts & {"error", "not_run"}:
+        return EXIT_USAGE
+    compared = verdicts - {"unsupported"}
+    return EXIT_EQUIVALENT if compared and compared <= EQUIVALENT else EXIT_UNDECIDED
+
+
+def run(
+    config: RunConfig,
+    plugins: Sequence[str],
+    command: Sequence[str],
+    progress: ProgressSink,
+    until: Until = "judge",
+) -> tuple[Path, RunResult | None]:
+    """Carry out a configuration; return the run folder and its result (None after `render`).
+
+    Everything already in the store is reused. `verdict.json` appears whole or not at all, and
+    `results/latest` points at the newest run that has one. Raises `ParityError`.
+    """
+    plan = make_plan(config)
+    store = Store(config.store)
+    folder = _new_folder(config.results)
+    settings = ExecutionSettings(config.timeout_s, tuple(plugins), folder)
+    rendered = render(plan, store, settings, progress)
+    if until == "render":
+        return folder, None
+    pairs = _pairs(config, store, rendered)
+    result = RunResult(
+        run=folder.name,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        command=list(command),
+        config=config.model_dump(mode="json"),
+        pairs=pairs,
+        exit_code=exit_code(pairs),
+    )
+    partial = folder / "verdict.json.partial"
+    partial.write_text(result.model_dump_json(indent=1))
+    partial.replace(folder / "verdict.json")
+    _point_latest(config.results, folder)
+    return folder, result
+
+
+def _pairs(
+    config: RunConfig, store: Store, rendered: Sequence[tuple[RenderJob, RenderRecord]]
+) -> list[PairResult]:
+    from harness.judge import judge_pair
+
+    def of(case: str, variant: str, repeat: int) -> list[RenderRecord]:
+        return [
+            record
+            for job, record in rendered
+            if (job.case.name, job.variant.name, job.repeat) == (case, variant, repeat)
+        ]
+
+    return [
+        judge_pair(
+            store,
+            reference=of(case.name, config.reference.name, 0),
+            rerun=of(case.name, config.reference.name, 1),
+            candidate=of(case.name, candidate.name, 0),
+            metrics=config.metrics,
+        )
+        for case in config.cases
+        for candidate in config.candidates
+    ]
+
+
+def _new_folder(results: Path) -> Path:
+    stamp = datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
+    folder = results / "runs" / f"{stamp}-{secrets.token_hex(2)}"
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise StoreError(
+            f"cannot create the run folder {folder}: {error.strerror}; set `results` to a folder"
+            " that can be written"
+        ) from error
+    return folder
+
+
+def _point_latest(results: Path, folder: Path) -> None:
+    link, fresh = results / "latest", results / f".latest-{folder.name}"
+    fresh.symlink_to(Path("runs") / folder.name)
+    fresh.replace(link)

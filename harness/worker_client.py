@@ -1,0 +1,145 @@
+"""The harness's end of a worker process: start it, ask it, and survive whatever happens to it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import backends
+from harness.errors import WorkerError
+
+# The worker sees the folder given as its argument first and never the current folder, in which a
+# user may have packages of the same names; plugins are looked up in the current folder last.
+_BOOT = (
+    "import sys; sys.path[0:1] = [sys.argv[1]]; sys.path += sys.argv[2:];"
+    " from backends.worker import main; main()"
+)
+_LOG_TAIL = 2000
+
+
+class RemoteError(Exception):
+    """A worker answered that a request failed. `trace` is None where the user can act on it."""
+
+    def __init__(self, answer: dict[str, Any]) -> None:
+        super().__init__(answer["message"])
+        self.outcome: str = answer["outcome"]
+        self.kind: str = answer["kind"]
+        self.trace: str | None = answer["trace"]
+
+
+class WorkerProcess:
+    """One worker. Use as a context manager; leaving it ends the process and its children."""
+
+    def __init__(
+        self, python: str | None, threads: int | None, log: Path, plugin_paths: list[str]
+    ) -> None:
+        self._python = python or sys.executable
+        self._log_path = log
+        self._plugin_paths = plugin_paths
+        self._env = dict(os.environ, TOKENIZERS_PARALLELISM="false")
+        if threads is not None:
+            self._env.update(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads))
+
+    def __enter__(self) -> WorkerProcess:
+        # Only this project's package is lent to a foreign interpreter, not the packages beside it.
+        self._lent = tempfile.TemporaryDirectory(prefix="parity-worker-")
+        (Path(self._lent.name) / "backends").symlink_to(Path(backends.__file__).parent)
+        self._log_path.parent.mkdir(parents=True, exist_ok=True)
+        self._log = self._log_path.open("ab")
+        try:
+            self._process = subprocess.Popen(
+                [self._python, "-c", _BOOT, self._lent.name, *self._plugin_paths],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._log,
+                env=self._env,
+                start_new_session=True,
+            )
+        except OSError as error:
+            self._lent.cleanup()
+            raise WorkerError(
+                f"cannot start the worker's interpreter {self._python!r}: {error.strerror};"
+                " set `python` of this variant to an interpreter that exists"
+            ) from error
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._end(patiently=kind is None)
+        self._log.close()
+        self._lent.cleanup()
+
+    def _end(self, patiently: bool) -> None:
+        if patiently and self._process.poll() is None:
+            _pipe(self._process.stdin).close()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=20)
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def call(self, op: str, timeout_s: float, **arguments: Any) -> Any:
+        """Send one request and return its result.
+
+        Raises `RemoteError` when the worker says it failed, `WorkerError` when it died, answered
+        nonsense or took longer than `timeout_s`; after a `WorkerError` this worker is gone.
+        """
+        request = json.dumps({"op": op, **arguments}) + "\n"
+        try:
+            _pipe(self._process.stdin).write(request.encode())
+            _pipe(self._process.stdin).flush()
+            line = self._answer(time.monotonic() + timeout_s)
+        except (BrokenPipeError, EOFError):
+            code = self._process.wait()
+            reason = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            raise WorkerError(
+                f"the worker died during `{op}` ({reason}). Its last words ({self._log_path}):\n"
+                + self._last_words()
+            ) from None
+        except TimeoutError:
+            self._end(patiently=False)
+            raise WorkerError(
+                f"the worker took longer than {timeout_s:g} s for `{op}` and was ended; raise"
+                f" `timeout_s`, or look at {self._log_path}"
+            ) from None
+        answer = json.loads(line)
+        if not answer["ok"]:
+            raise RemoteError(answer)
+        return answer["result"]
+
+    def _answer(self, deadline: float) -> bytes:
+        stream = _pipe(self._process.stdout)
+        received = b""
+        with selectors.DefaultSelector() as selector:
+            selector.register(stream, selectors.EVENT_READ)
+            while not received.endswith(b"\n"):
+                if not selector.select(max(0.0, deadline - time.monotonic())):
+                    raise TimeoutError
+                chunk = os.read(stream.fileno(), 1 << 16)
+                if not chunk:
+                    raise EOFError
+                received += chunk
+        return received
+
+    def _last_words(self) -> str:
+        return self._log_path.read_bytes()[-_LOG_TAIL:].decode(errors="replace").strip()
+
+
+def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
+    if stream is None:
+        raise WorkerError("the worker was started without pipes")
+    return stream

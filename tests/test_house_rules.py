@@ -1,0 +1,105 @@
+"""The dependency rules of the house, read from the imports themselves."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+HARNESS_MAY_USE = {
+    "backends.base",
+    "backends.environment",
+    "backends.errors",
+    "backends.micro",
+    "backends.noise",
+    "backends.patches",
+    "backends.registry",
+}
+# The `convert` verb runs a conversion, and nothing else of the checkpoints' room is used.
+CONVERT_ONLY = {"harness/commands/convert.py": {"backends.checkpoints"}}
+REPORT_MAY_USE = ("harness.report", "harness.records", "harness.store", "harness.frames",
+                  "harness.errors", "harness.metrics")  # fmt: skip
+
+
+def _imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} uses a relative import"
+            module = node.module or ""
+            # `from backends import registry` imports a module, `from backends.base import Case` a name.
+            if module in {"backends", "harness"}:
+                yield from (f"{module}.{alias.name}" for alias in node.names)
+            else:
+                yield module
+
+
+def _sources(room: str) -> list[Path]:
+    found = sorted((ROOT / room).rglob("*.py"))
+    assert found, f"no sources under {room}"
+    return found
+
+
+def test_backends_know_nothing_of_the_harness() -> None:
+    wrong = [
+        (str(path.relative_to(ROOT)), name)
+        for path in _sources("backends")
+        for name in _imports(path)
+        if name.split(".")[0] == "harness"
+    ]
+    assert wrong == []
+
+
+def test_the_harness_uses_the_contract_and_no_concrete_backend() -> None:
+    wrong = [
+        (where, name)
+        for path in _sources("harness")
+        for where in [str(path.relative_to(ROOT))]
+        for name in _imports(path)
+        if name.startswith("backends") and name != "backends"
+        and name not in HARNESS_MAY_USE | CONVERT_ONLY.get(where, set())
+    ]  # fmt: skip
+    assert wrong == []
+
+
+def test_the_report_reads_the_store_and_nothing_else() -> None:
+    wrong = [
+        (str(path.relative_to(ROOT)), name)
+        for path in _sources("harness/report")
+        for name in _imports(path)
+        if name.split(".")[0] in {"harness", "backends"} and not name.startswith(REPORT_MAY_USE)
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["--help"], ["run", "--help"], ["ls", "--help"], ["report", "--help"], ["convert", "--help"]],
+)
+def test_help_imports_nothing_heavy(command: list[str]) -> None:
+    code = (
+        "import sys\n"
+        "from harness.cli import main\n"
+        "try:\n    main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'diffusers', 'transformers', 'sat', 'hydra', 'cv2', 'skimage', 'lpips'}\n"
+        "print('HEAVY', sorted(heavy & set(sys.modules)))\n"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code, *command], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert out.stdout.splitlines()[-1] == "HEAVY []", out.stdout
+
+
+def test_the_tape_and_the_contract_are_light() -> None:
+    code = (
+        "import sys, backends.base, backends.noise, backends.registry, backends.worker\n"
+        "print(sorted({'torch', 'diffusers', 'sat', 'hydra', 'pydantic'} & set(sys.modules)))"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert out.stdout.strip() == "[]"
