@@ -24,7 +24,9 @@ def _cpu_model() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    found = {line.split(":")[0].strip(): line.split(":", 1)[1].strip() for line in lines if ":" in line}
+    found = {
+        line.split(":")[0].strip(): line.split(":", 1)[1].strip() for line in lines if ":" in line
+    }
     # The model name alone does not decide the kernels that run: the family and model number do.
     return (
         f"{found.get('model name', platform.machine())}"

@@ -142,13 +142,16 @@ class NoiseTape:
     """Serves one render's draws in order and refuses any that are not expected.
 
     Draws happen inside `with tape.stage(...)`, which says how many are due and in which shape; every
-    draw is float32 and its caller casts it as its stack would. `digest` identifies what was
-    served, optional draws aside, so it is equal for all stacks that used the same noise. Raises `TapeError` on a draw outside a stage, too many, too few, or in another shape.
+    draw is float32 and its caller casts it as its stack would. `digest` identifies what was served,
+    optional draws aside, so it is equal for all stacks that used the same noise. Raises `TapeError`
+    on a draw outside a stage, too many, too few, or in another shape.
     """
 
     def __init__(self, seed: int) -> None:
         if not 0 <= seed < 2**63:
-            raise TapeError(f"seed {seed}: expected an integer from 0 to 2^63-1; choose another seed")
+            raise TapeError(
+                f"seed {seed}: expected an integer from 0 to 2^63-1; choose another seed"
+            )
         self.seed = seed
         self.draws: list[Draw] = []
         self._open: tuple[Stage, int, int, int, tuple[int, ...] | None] | None = None

@@ -1,0 +1,115 @@
+"""Train the embedded micro models: `python -m backends.micro.train --work FOLDER`.
+
+    clips -> VAE -> normalised, bfloat16 -> latents -> transformer + T5, each kind -> folders
+
+Finished stages are kept in the work folder and not repeated. `backends/micro/TRAINING.md` says what the
+committed weights were made with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKLCogVideoX
+
+from backends.micro.assemble import write_pipeline
+from backends.micro.kinds import KINDS, Kind, build_transformer
+from backends.micro.text import build_text_encoder, load_tokenizer, write_tokenizer
+from backends.micro.transformer_stage import (
+    Latents,
+    Trained,
+    encode_clips,
+    train_transformer,
+)
+from backends.micro.vae_stage import Phase, build_vae, normalise_latents, psnr_db, train_vae
+
+LATENT_STD = 1 / 1.15258426
+"""So that micro-2b's scaling factor gives unit variance, as the real 2B's does."""
+
+INITIAL_SEED = 67280421310721
+"""torch's own default seed, which the committed weights were initialised from."""
+
+
+def _log(line: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
+
+
+def vae_stage(work: Path) -> AutoencoderKLCogVideoX:
+    """The trained VAE, rounded to bfloat16, as float32."""
+    path, vae = work / "vae.pt", build_vae()
+    if path.exists():
+        vae.load_state_dict(torch.load(path, weights_only=True))
+        return vae
+    torch.manual_seed(INITIAL_SEED)
+    vae = build_vae()
+    # Position is learnt first, contrast next, colour last: a short look at many small clips pays.
+    train_vae(vae, [Phase(400, 32, 9, 8)], 0.005, 2200, 0, _log)
+    train_vae(vae, [Phase(200, 48, 9, 6), Phase(500, 64, 17, 2)], 0.004, 700, 1, _log)
+    normalise_latents(vae, LATENT_STD)
+    vae.to(torch.bfloat16).to(torch.float32)
+    for frames in (9, 17, 25):
+        _log(f"psnr {psnr_db(vae, frames=frames):.2f} dB (64x64x{frames}, 16 unseen clips)")
+    torch.save(vae.state_dict(), path)
+    return vae
+
+
+def latents_stage(work: Path, vae: AutoencoderKLCogVideoX, clips: int) -> Latents:
+    """The training clips, encoded once."""
+    path = work / "latents.pt"
+    if path.exists():
+        kept = torch.load(path, weights_only=True)
+        return Latents(kept["z"], kept["captions"])
+    latents = encode_clips(vae, clips, _log)
+    torch.save({"z": latents.z, "captions": latents.captions}, path)
+    return latents
+
+
+def transformer_stage(
+    work: Path, kind: Kind, latents: Latents, tokenizer: Path, steps: int
+) -> Trained:
+    """The trained transformer and text encoder of one kind."""
+    path = work / f"{kind.name}.pt"
+    if path.exists():
+        kept = torch.load(path, weights_only=True)
+        trained = Trained(build_transformer(kind), build_text_encoder())
+        trained.transformer.load_state_dict(kept["transformer"])
+        trained.text_encoder.load_state_dict(kept["text_encoder"])
+        return trained
+    trained = train_transformer(kind, latents, load_tokenizer(tokenizer), steps, 0.0015, _log)
+    kept = {
+        "transformer": trained.transformer.state_dict(),
+        "text_encoder": trained.text_encoder.state_dict(),
+    }
+    torch.save(kept, path)
+    return trained
+
+
+def main(arguments: list[str]) -> None:
+    """Run every stage that the work folder lacks, then write the pipeline folders."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--work", type=Path, required=True, help="keeps finished stages")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "weights")
+    parser.add_argument(
+        "--clips", type=int, default=1600, help="training clips for the transformers"
+    )
+    parser.add_argument("--steps", type=int, default=4000, help="steps per transformer, batch 32")
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
+    args = parser.parse_args(arguments)
+    args.work.mkdir(parents=True, exist_ok=True)
+    torch.set_flush_denormal(True)  # subnormal gradients are ten times slower and teach nothing
+    tokenizer = args.work / "tokenizer"
+    if not tokenizer.exists():
+        write_tokenizer(tokenizer)
+    vae = vae_stage(args.work)
+    latents = latents_stage(args.work, vae, args.clips)
+    for name in args.kinds:
+        trained = transformer_stage(args.work, KINDS[name], latents, tokenizer, args.steps)
+        _log(f"wrote {write_pipeline(KINDS[name], vae, trained, tokenizer, args.out)}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,116 @@
+"""The embedded models are what they claim: a learnable world, trained weights, real formats."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import CogVideoXPipeline
+from transformers import AutoTokenizer
+
+from backends.micro import MODELS, model_path
+from backends.micro.assemble import LOUD_BLOCK, LOUD_POWER
+from backends.micro.clips import captions, clip
+from backends.micro.measure import look
+from backends.micro.text import TEXT_LENGTH
+from tests.micro.quality import LEAST_VAE_DB, accuracy, vae_psnr_db
+
+
+@pytest.mark.parametrize("frames", [9, 17, 25])
+def test_ground_truth_is_read_back_without_a_mistake(frames: int) -> None:
+    for seed in range(0, 400, 5):
+        video, caption = clip(seed, frames)
+        seen, words = look(video), caption.split()
+        assert (seen.colour, seen.direction, seen.background) == (words[1], words[4], words[7])
+
+
+def test_a_clip_is_a_function_of_its_seed() -> None:
+    video, caption = clip(7)
+    again, same = clip(7)
+    assert np.array_equal(video, again)
+    assert caption == same
+    assert video.shape == (17, 64, 64, 3)
+    assert video.dtype == np.float32
+    assert 0 <= video.min() < video.max() <= 1
+
+
+def test_nothing_is_read_out_of_noise_or_a_still() -> None:
+    noise = np.random.default_rng(0).random((17, 64, 64, 3)).astype(np.float32)
+    still = np.repeat(clip(3)[0][:1], 17, axis=0)
+    assert look(still).direction is None
+    assert look(noise).direction is None
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_tokenizer_knows_every_caption_and_spells_the_rest(model: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(model_path(model) / "tokenizer")
+    for caption in captions():
+        ids = tokenizer(caption).input_ids
+        assert len(ids) <= TEXT_LENGTH
+        assert tokenizer.decode(ids, skip_special_tokens=True) == caption
+        assert tokenizer.unk_token_id not in ids
+    odd = tokenizer("A panda, 2 metres tall!").input_ids
+    assert tokenizer.unk_token_id not in odd
+    assert tokenizer("").input_ids == [tokenizer.eos_token_id]
+    assert (model_path(model) / "tokenizer" / "spiece.model").is_file()
+
+
+def test_all_weights_together_stay_small() -> None:
+    root = model_path("micro-2b").parent
+    total = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
+    assert total < 24 * 2**20
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_vae_reconstructs_unseen_clips(model: str) -> None:
+    assert vae_psnr_db(model, clips=4, frames=17) >= LEAST_VAE_DB
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", MODELS)
+def test_renders_show_what_the_prompt_says(model: str) -> None:
+    """A sample of the full measurement, with room for the sample's own error."""
+    seen = accuracy(model, prompts=8, steps=25)
+    assert min(seen.values()) >= 0.75, seen
+
+
+def _attention(model: str, dtype: torch.dtype) -> torch.nn.Module:
+    pipe = CogVideoXPipeline.from_pretrained(model_path(model), torch_dtype=dtype)
+    return pipe.transformer.transformer_blocks[LOUD_BLOCK].attn1
+
+
+def test_the_5b_needs_the_exponent_range_of_bfloat16() -> None:
+    torch.manual_seed(0)
+    hidden, text = torch.randn(1, 80, 128), torch.randn(1, 24, 128)
+    finite = {}
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        video, _ = _attention("micro-5b", dtype)(hidden.to(dtype), text.to(dtype))
+        finite[dtype] = bool(torch.isfinite(video).all())
+    assert finite == {torch.float16: False, torch.bfloat16: True, torch.float32: True}
+    video, _ = _attention("micro-2b", torch.float16)(hidden.half(), text.half())
+    assert torch.isfinite(video).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_range_costs_no_bit_elsewhere(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    hidden, text = torch.randn(1, 80, 128).to(dtype), torch.randn(1, 24, 128).to(dtype)
+    loud = _attention("micro-5b", dtype)
+    outputs = loud(hidden, text)
+    with torch.no_grad():
+        loud.to_v.weight.mul_(2.0**-LOUD_POWER)
+        loud.to_v.bias.mul_(2.0**-LOUD_POWER)
+        loud.to_out[0].weight.mul_(2.0**LOUD_POWER)
+    for a, b in zip(outputs, loud(hidden, text), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_an_unknown_model_names_the_near_one() -> None:
+    with pytest.raises(KeyError, match="did you mean 'micro-2b'"):
+        model_path("micro2b")
+
+
+def test_folders_hold_no_paths_of_the_machine_that_made_them() -> None:
+    for path in Path(model_path("micro-2b").parent).rglob("*.json"):
+        assert not re.search(r'"/\w', path.read_text()), f"{path} holds an absolute path"
