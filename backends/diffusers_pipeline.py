@@ -8,6 +8,7 @@ It is made of:
     diffusers_runtime     attention kernel and TF32, in force only while it computes
     diffusers_case        whether the model can render a case
     diffusers_solver      the schedulers with tape, schedule and latent dtype imposed
+    diffusers_stack       the pipeline's parts, called as it calls them
     diffusers_run         one render: stages and native loop
     diffusers_identity    digests, settings, policies
 """
@@ -45,9 +46,11 @@ class DiffusersBackend:
                     f"backend diffusers needs the package {package}; run `pip install {package}`, or"
                     " name an interpreter that has it in the variant's `python`"
                 ) from error
+        from backends.diffusers_placement import check_placement
         from backends.diffusers_runtime import check_runnable, resolve_device
 
         device = resolve_device(parsed.device)
+        check_placement(parsed.placement, device, parsed.use_stream)
         for name in {parsed.dtype, parsed.vae_dtype or parsed.dtype}:
             check_runnable(device, torch_dtype("dtype", name), parsed.attention)
 
@@ -139,8 +142,9 @@ class DiffusersPipeline:
 
     def _run(self, case: Case, inputs: Inputs) -> DiffusersRun:
         from backends.diffusers_case import check_case
-        from backends.diffusers_run import DiffusersRun, Stack
+        from backends.diffusers_run import DiffusersRun
         from backends.diffusers_runtime import in_force
+        from backends.diffusers_stack import Stack
 
         pipe, options = self._opened(), self._options
         check_case(pipe, case)

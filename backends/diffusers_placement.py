@@ -11,10 +11,12 @@ for T5 on disk, whose tied embedding is written twice, the second time after its
 
 from __future__ import annotations
 
+import inspect
 import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,30 @@ from torch import Tensor, nn
 from backends.errors import MissingPrerequisite, Unsupported
 
 COMPONENTS = ("text_encoder", "vae", "transformer")
+
+
+def check_placement(kind: str, device: torch.device, use_stream: bool) -> None:
+    """Raise `MissingPrerequisite` or `Unsupported` if `kind` cannot be had here."""
+    if kind == "full":
+        return
+    if find_spec("accelerate") is None:
+        raise MissingPrerequisite(
+            f"placement={kind} needs the package accelerate; run `pip install accelerate`"
+        )
+    if use_stream and device.type == "cpu":
+        raise Unsupported(
+            "use_stream=true needs an accelerator whose backend has streams, and this runs on the"
+            " CPU; set use_stream=false"
+        )
+    if kind.startswith("group_offload"):
+        diffusers, hooks = import_module("diffusers"), import_module("diffusers.hooks")
+        apply = getattr(hooks, "apply_group_offloading", None)
+        needed = "offload_to_disk_path" if kind.endswith("_disk") else "offload_type"
+        if apply is None or needed not in inspect.signature(apply).parameters:
+            raise Unsupported(
+                f"placement={kind}: diffusers {diffusers.__version__} has no group offloading with"
+                f" {needed}; install a later one, or choose model_offload or sequential_offload"
+            )
 
 
 class Placement:
@@ -37,12 +63,6 @@ class Placement:
         if kind == "full":
             pipe.to(device)
             return
-        _check_accelerate(kind)
-        if use_stream and device.type == "cpu":
-            raise Unsupported(
-                "use_stream=true needs an accelerator whose backend has streams, and this runs on"
-                " the CPU; set use_stream=false"
-            )
         if kind == "model_offload":
             pipe.enable_model_cpu_offload(device=device)
         elif kind == "sequential_offload":
@@ -155,12 +175,3 @@ def _aligned(module: nn.Module) -> AbstractContextManager[None]:
     if not hasattr(module, "_hf_hook"):
         return nullcontext()
     return import_module("accelerate.utils").align_module_device(module)
-
-
-def _check_accelerate(kind: str) -> None:
-    try:
-        import_module("accelerate")
-    except ImportError as error:
-        raise MissingPrerequisite(
-            f"placement={kind} needs the package accelerate; run `pip install accelerate`"
-        ) from error

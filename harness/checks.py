@@ -20,6 +20,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _DTYPE_NICKNAMES = {
     "fp32": "float32", "float": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16",
 }  # fmt: skip
+_EXPECTED = {"path_type": "input should be a path", "dict_type": "input should be a mapping"}
 # The VAE halves each side three times and the transformer takes patches of 2 x 2 latents.
 _SIZE_STEP_PX = 16
 # The VAE decodes the first latent to one frame and every further one to four.
@@ -44,7 +45,8 @@ def _in_words(where: str, kind: Any, item: Mapping[str, Any]) -> str:
         return f"`{path}` is missing; give it a value"
     if item["type"] == "extra_forbidden":
         return f"there is no key `{path}`{suggest(loc[-1], _keys_beside(kind, loc))}"
-    return f"`{path}`: {item['msg'].lower()}, got {item['input']!r}"
+    expected = _EXPECTED.get(item["type"], item["msg"].lower())
+    return f"`{path}`: {expected}, got {item['input']!r}"
 
 
 def _keys_beside(kind: Any, loc: list[str]) -> list[str]:

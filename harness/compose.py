@@ -94,6 +94,11 @@ def _explained(overrides: Sequence[str], folders: Sequence[Path]) -> Generator[N
 
 
 def _explain(message: str, overrides: Sequence[str], folders: Sequence[Path]) -> str:
+    if found := re.search(r"Could not find 'hydra/launcher/([^']+)'", message):
+        return (
+            f"there is no launcher {found[1]!r} here; launchers are packages of their own:"
+            f" pip install hydra-{found[1]}-launcher"
+        )
     if found := re.search(r"Could not (?:find|load) '([^']+?)/([^']+)'", message):
         group, name = found.groups()
         return f"there is no {group} {name!r}{suggest(name, choices(group, folders))}"

@@ -111,8 +111,22 @@ class _Tree(Record):
     timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
+# What Hydra would put at a key named after the group without the file's own first line.
+_PACKAGES = {
+    "case": "cases.<name>",
+    "candidate": "candidates.<name>",
+    "experiment": "_global_",
+}
+
+
 def build(composed: Mapping[str, Any]) -> RunConfig:
     """Check a composed configuration and turn it into records. Raises `ConfigError`."""
+    for group, package in _PACKAGES.items():
+        if group in composed:
+            raise ConfigError(
+                f"a file of the group `{group}` does not say where its values belong; its first line"
+                f" must be `# @package {package}`"
+            )
     if isinstance(composed.get("seeds"), int):
         composed = {**composed, "seeds": [composed["seeds"]]}  # as in a sweep over `seeds=0,1,2`
     # Lists and mappings are empty, or absent, when nothing was chosen.
@@ -177,7 +191,12 @@ def _candidate(name: str, values: Mapping[str, Any], match: Match) -> CandidateS
     where = f"candidates.{name}"
     check_name("candidate", name)
     parts = _variant(where, values, "match")
-    own_match = typed(f"{where}.match", dict[str, Any] | None, parts.pop("match", None)) or {}
+    own_match = parts.pop("match", None) or {}
+    if not isinstance(own_match, Mapping):
+        raise ConfigError(
+            f"`{where}.match`: got {own_match!r}, expected factors, as in {{schedule: own}}; for a"
+            f" whole file write +match@{where}.match=native"
+        )
     merged = typed(f"{where}.match", Match, {**match.model_dump(), **own_match})
     return typed(where, CandidateSpec, {**parts, "name": name, "match": merged})
 

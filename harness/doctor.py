@@ -33,8 +33,8 @@ _LEAST_FREE_GIB = 1.0
 _DEMO_BACKENDS = ("diffusers", "diffusers_offload", "sat")
 # The smallest case that every stack can carry out: SAT decodes 8n+1 frames.
 _CASE = Case(
-    name="doctor", model="micro-2b", prompt="a red circle", negative_prompt="", frames=9, height=32,
-    width=32, steps=2, guidance_scale=6.0, dynamic_guidance=False, sampler="ddim", fps=8,
+    name="doctor", model="micro-2b", prompt="a red circle", negative_prompt="", frames=9, height=64,
+    width=64, steps=2, guidance_scale=6.0, dynamic_guidance=False, sampler="ddim", fps=8,
 )  # fmt: skip
 
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 
 from backends.errors import BackendError
 from harness.errors import EXIT_USAGE, ParityError
 
-EXIT_INTERRUPTED = 130
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE
 DEBUG_VARIABLE = "PARITY_DEBUG"
 
 
@@ -21,12 +25,19 @@ def guarded(action: Callable[[], int]) -> int:
     With PARITY_DEBUG=1 in the environment the traceback is shown as well.
     """
     try:
-        return action()
+        with _termination_as_interrupt():
+            exit_code = action()
+        sys.stdout.flush()
+        return exit_code
     except (ParityError, BackendError) as error:
         return _fail(str(error), error)
     except KeyboardInterrupt:
         print("parity: interrupted; finished renders are in the store", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader went away, as `head` does. Nothing may be written again, not even on exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             where = f" that holds {error.filename}" if error.filename else ""
@@ -36,6 +47,19 @@ def guarded(action: Callable[[], int]) -> int:
             f" command with {DEBUG_VARIABLE}=1 in the environment for the traceback to report.",
             error,
         )
+
+
+@contextmanager
+def _termination_as_interrupt() -> Generator[None]:
+    """End in order on SIGTERM too, which CI and Slurm send: workers must not outlive the command."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may change handlers
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _fail(message: str, error: Exception) -> int:

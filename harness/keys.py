@@ -7,12 +7,12 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from backends.base import Case, TraceOptions, Variant
 from backends.micro import MODELS, model_path
-from backends.patches import plugin_source
 from harness.errors import ConfigError
 from harness.records import SCHEMA_VERSION
 from harness.store import content_key
@@ -52,8 +52,14 @@ def model_fingerprint(model: str) -> str:
 
 @cache
 def plugin_digest(module: str) -> str:
-    """Hash of a plugin module's source, without running it. Raises `InvalidRequest` if absent."""
-    return file_sha256(plugin_source(module))
+    """Hash of a plugin module's source, without running it. Raises `ConfigError` if absent."""
+    spec = find_spec(module)
+    if spec is None or spec.origin is None:
+        raise ConfigError(
+            f"--plugin {module}: no such module; give the name of a module in the current folder or"
+            " an installed one, without .py"
+        )
+    return file_sha256(Path(spec.origin))
 
 
 def _base(

@@ -15,7 +15,6 @@ HARNESS_MAY_USE = {
     "backends.errors",
     "backends.micro",
     "backends.noise",
-    "backends.patches",
     "backends.registry",
 }
 # The `convert` verb runs a conversion, and nothing else of the checkpoints' room is used.

@@ -21,6 +21,7 @@ from backends.micro.kinds import KINDS, Kind, build_transformer
 from backends.micro.text import build_text_encoder, load_tokenizer, write_tokenizer
 from backends.micro.transformer_stage import (
     Latents,
+    Stretch,
     Trained,
     encode_clips,
     train_transformer,
@@ -32,6 +33,12 @@ LATENT_STD = 1 / 1.15258426
 
 INITIAL_SEED = 67280421310721
 """torch's own default seed, which the committed weights were initialised from."""
+
+
+STRETCHES = {
+    "micro-2b": [Stretch(False, 1000, 4000, 0.0015), Stretch(True, 2500, 2500, 0.003)],
+    "micro-5b": [Stretch(False, 1500, 4000, 0.0015), Stretch(True, 2500, 2500, 0.003)],
+}
 
 
 def _log(line: str) -> None:
@@ -68,9 +75,7 @@ def latents_stage(work: Path, vae: AutoencoderKLCogVideoX, clips: int) -> Latent
     return latents
 
 
-def transformer_stage(
-    work: Path, kind: Kind, latents: Latents, tokenizer: Path, steps: int
-) -> Trained:
+def transformer_stage(work: Path, kind: Kind, latents: Latents, tokenizer: Path) -> Trained:
     """The trained transformer and text encoder of one kind."""
     path = work / f"{kind.name}.pt"
     if path.exists():
@@ -79,7 +84,9 @@ def transformer_stage(
         trained.transformer.load_state_dict(kept["transformer"])
         trained.text_encoder.load_state_dict(kept["text_encoder"])
         return trained
-    trained = train_transformer(kind, latents, load_tokenizer(tokenizer), steps, 0.0015, _log)
+    trained = train_transformer(
+        kind, latents, load_tokenizer(tokenizer), STRETCHES[kind.name], _log
+    )
     kept = {
         "transformer": trained.transformer.state_dict(),
         "text_encoder": trained.text_encoder.state_dict(),
@@ -96,7 +103,6 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--clips", type=int, default=1600, help="training clips for the transformers"
     )
-    parser.add_argument("--steps", type=int, default=4000, help="steps per transformer, batch 32")
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
     args = parser.parse_args(arguments)
     args.work.mkdir(parents=True, exist_ok=True)
@@ -107,7 +113,7 @@ def main(arguments: list[str]) -> None:
     vae = vae_stage(args.work)
     latents = latents_stage(args.work, vae, args.clips)
     for name in args.kinds:
-        trained = transformer_stage(args.work, KINDS[name], latents, tokenizer, args.steps)
+        trained = transformer_stage(args.work, KINDS[name], latents, tokenizer)
         _log(f"wrote {write_pipeline(KINDS[name], vae, trained, tokenizer, args.out)}")
 
 

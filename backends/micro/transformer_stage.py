@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from backends.micro.clips import clip
 from backends.micro.kinds import Kind, build_scheduler, build_transformer
-from backends.micro.optim import cosine
+from backends.micro.optim import Muon, cosine
 from backends.micro.text import build_text_encoder, token_ids
 
 BATCH = 32
@@ -57,38 +57,77 @@ def encode_clips(vae: AutoencoderKLCogVideoX, count: int, log: Callable[[str], N
     return Latents(torch.stack(latents), captions)
 
 
+@dataclass(frozen=True)
+class Stretch:
+    """A stretch of training: `steps` of one optimiser under a cosine over `horizon` steps."""
+
+    muon: bool
+    steps: int
+    horizon: int
+    lr: float
+
+
+class _AdamW:
+    """AdamW with the interface of `Muon`."""
+
+    def __init__(self, parameters: list[nn.Parameter]) -> None:
+        self._inner = torch.optim.AdamW(parameters, betas=(0.9, 0.99), weight_decay=0.01)
+
+    def step(self, lr: float) -> None:
+        for group in self._inner.param_groups:
+            group["lr"] = lr
+        self._inner.step()
+        self._inner.zero_grad(set_to_none=True)
+
+
 def train_transformer(
     kind: Kind,
     latents: Latents,
     tokenizer: PreTrainedTokenizerBase,
-    steps: int,
-    lr: float,
+    stretches: list[Stretch],
     log: Callable[[str], None],
 ) -> Trained:
-    """Train `kind` from scratch.
+    """Train `kind` from scratch, each stretch from the averaged weights of the one before.
+
+    AdamW learns colours and backgrounds quickly and then stalls; Muon goes on to positions and motion.
+    """
+    trained: Trained | None = None
+    for stretch in stretches:
+        log(f"{kind.name} {stretch}")
+        trained = _train(kind, latents, tokenizer, stretch, trained, log)
+    if trained is None:
+        raise ValueError("no stretch of training was given")
+    return trained
+
+
+def _train(
+    kind: Kind,
+    latents: Latents,
+    tokenizer: PreTrainedTokenizerBase,
+    stretch: Stretch,
+    start: Trained | None,
+    log: Callable[[str], None],
+) -> Trained:
+    """One stretch; returns the exponential moving average of the weights.
 
     The target is v = sqrt(abar) eps - sqrt(1 - abar) x0 (Salimans and Ho, 2022) with abar from the
     kind's own scheduler, zero terminal SNR included. Timesteps are stratified over a batch.
-
-    Args:
-        kind: which model.
-        latents: what to learn; scaled here by the kind's scaling factor.
-        tokenizer: of the captions.
-        steps, lr: of AdamW under a cosine, at batch size `BATCH`.
-        log: receives a line every 50 steps.
     """
     torch.manual_seed(kind.seed)
     z = latents.z.float() * kind.scaling_factor
     ids = token_ids(tokenizer, latents.captions)
     empty = token_ids(tokenizer, [""])[0]
     text_encoder, transformer = build_text_encoder(), build_transformer(kind)
+    if start is not None:
+        text_encoder.load_state_dict(start.text_encoder.state_dict())
+        transformer.load_state_dict(start.transformer.state_dict())
     alpha_bar = build_scheduler(kind).alphas_cumprod.float()
     rotary = get_3d_rotary_pos_embed(32, ((0, 0), (4, 4)), (4, 4), 5) if kind.rotary else None
     parameters = [*transformer.parameters(), *text_encoder.parameters()]
     average = [p.detach().clone() for p in parameters]
-    optimiser = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.99), weight_decay=0.01)
+    optimiser = Muon(parameters, betas=(0.9, 0.99)) if stretch.muon else _AdamW(parameters)
     started, running = time.perf_counter(), 0.0
-    for step in range(steps):
+    for step in range(stretch.steps):
         chosen = torch.randint(len(z), (BATCH,))
         x0 = z[chosen]
         noise = torch.randn_like(x0)
@@ -113,16 +152,15 @@ def train_transformer(
         loss = ((velocity.float() - target) ** 2).mean()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
-        for group in optimiser.param_groups:
-            group["lr"] = cosine(step, steps, lr, warmup=100)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        optimiser.step(cosine(step, stretch.horizon, stretch.lr, warmup=100))
         decay = min(0.998, (1 + step) / (10 + step))
         torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
-        running += float(loss)
+        running += float(loss.detach())
         if (step + 1) % 50 == 0:
             spent = time.perf_counter() - started
-            log(f"{kind.name} step {step + 1}/{steps} loss {running / 50:.4f} {spent:.0f} s")
+            log(
+                f"{kind.name} step {step + 1}/{stretch.steps} loss {running / 50:.4f} {spent:.0f} s"
+            )
             running = 0.0
     with torch.no_grad():
         for parameter, value in zip(parameters, average, strict=True):

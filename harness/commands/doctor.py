@@ -25,7 +25,7 @@ def describe(parser: argparse.ArgumentParser) -> None:
     """Arguments and help."""
     parser.description = (
         "Try every backend, device, dtype and metric with something tiny, and say what works here,"
-        " what does not, and the command that mends it. Takes a minute or two. Exit code 0: the"
+        " what does not, and the command that mends it. Takes minutes on a CPU. Exit code 0: the"
         " demo can run; 2: it cannot."
     )
     parser.epilog = _EXAMPLES

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 _EXAMPLES = """\
 examples:
   parity ls
-  parity ls --status error               with the reasons
+  parity ls --status error
   parity ls --json | jq .key             one JSON record a line
 """
+_KEY_LENGTH = 8
 
 
 def describe(parser: argparse.ArgumentParser) -> None:
@@ -59,21 +60,27 @@ def _print_table(records: list[RenderRecord]) -> None:
 
     from harness.report.text import visible
 
-    table = Table("key", "case", "variant", "seed", "shares", "status", "created", box=None)
+    table = Table(box=None, pad_edge=False)
+    for title in ("key", "case", "variant", "seed", "shares", "status", "created (UTC)"):
+        table.add_column(title, overflow="fold", no_wrap=title in ("key", "created (UTC)"))
     for record in records:
-        status = Text(record.status, "" if record.status == "ok" else "yellow")
-        if record.message:
-            status.append(f": {visible(record.message.splitlines()[0])}")
-        repeat = " (rerun)" if record.repeat else ""
         table.add_row(
-            record.key[:12],
+            record.key[:_KEY_LENGTH],
             visible(record.case["name"]),
-            visible(record.variant["name"]) + repeat,
+            visible(record.variant["name"]) + (" (rerun)" if record.repeat else ""),
             str(record.seed),
-            ", ".join(record.share) or "nothing",
-            status,
-            record.created,
+            f"{len(record.share)} factors" if record.share else "nothing",
+            Text(record.status, "" if record.status == "ok" else "yellow"),
+            record.created[:16].replace("T", " "),
         )
     console = Console()
     console.print(table)
+    for record in records:
+        if record.message:
+            console.print(
+                f"{record.key[:_KEY_LENGTH]} {record.status}: {visible(record.message)}",
+                style="yellow",
+                markup=False,
+                soft_wrap=True,
+            )
     console.print(f"{len(records)} renders")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _EXAMPLES = """\
   parity render 'case=[micro_2b,micro_5b]' 'candidate=[sat]' 'seeds=[0,1]'
-  parity render -m case=micro_2b,micro_5b hydra/launcher=joblib
+  parity render -m case=micro_2b,micro_5b
 """
 
 

@@ -14,7 +14,7 @@ _EXAMPLES = """\
   parity run experiment=demo
   parity run 'case=[micro_2b]' 'candidate=[sat,sat_native]' 'seeds=[0,1,2]'
   parity run 'case=[cogvideox_5b]' reference.dtype=bfloat16 reference.device=cuda
-  parity run -m match=shared,native hydra/launcher=joblib
+  parity run -m match=shared,native
 """
 
 

@@ -49,7 +49,7 @@ def job(config: RunConfig, request: Request) -> int:
     console.print(_table(result.pairs, config.seeds))
     problems = [line for pair in result.pairs for line in _unscored(pair)]
     for line in problems:
-        console.print(line, style="yellow", markup=False)
+        console.print(line, style="yellow", markup=False, soft_wrap=True)
     return EXIT_UNDECIDED if problems else EXIT_EQUIVALENT
 
 

@@ -22,6 +22,7 @@ settings are Hydra overrides, and follow the verb in any order:
   key=value                change one value:      reference.dtype=bfloat16
   +group@key=choice        add one more variant:  +backend@candidates.half=diffusers
   -m key=a,b               run once for each:     -m match=shared,native
+  -m hydra/launcher=L      in parallel:           joblib, or submitit for Slurm
 
 choices:
 """

@@ -36,30 +36,30 @@ def decide(
     if failures:
         return "broken", list(failures)
     if not distances:
-        return "inconclusive", ["nothing was compared: no seed was rendered on both sides"]
+        return "inconclusive", ["Nothing was compared: no seed was rendered on both sides."]
     if all(d.frames_equal and d.latents_equal for d in distances):
         return "bit_exact", [
-            f"latents and frames are equal in every bit over {_seeds(len(distances))}"
+            f"Latents and frames are equal in every bit over {_seeds(len(distances))}."
         ]
     worst = max(_or_inf(d.latents_rel_l2) for d in distances)
     first = min((d.first_step for d in distances if d.first_step is not None), default=None)
     where = "only after the last step" if first is None else f"from step {first} on"
     reasons = [
-        f"final latents differ by {worst:.3g} (relative L2, worst of {_seeds(len(distances))}),"
-        f" {where}",
+        f"Final latents differ by {worst:.3g} (relative L2, worst of {_seeds(len(distances))}),"
+        f" {where}.",
         _floor_sentence(floor),
-        "whether this is rounding, chaos or a bug is not decided here: a distance alone cannot say",
+        "Whether this is rounding, chaos or a bug is not decided here: a distance alone cannot say.",
     ]
     return "inconclusive", reasons
 
 
 def _floor_sentence(floor: Sequence[SeedDistances]) -> str:
     if not floor:
-        return "no rerun of the reference was asked for, so its own scatter is unknown"
+        return "No rerun of the reference was asked for, so its own scatter is unknown."
     scatter = max(_or_inf(d.latents_rel_l2) for d in floor)
     if scatter == 0.0 and all(d.frames_equal for d in floor):
-        return "the reference rendered again in a fresh process is equal in every bit"
-    return f"the reference rendered again in a fresh process differs from itself by {scatter:.3g}"
+        return "The reference rendered again in a fresh process is equal in every bit."
+    return f"The reference rendered again in a fresh process differs from itself by {scatter:.3g}."
 
 
 def _or_inf(value: float | None) -> float:

@@ -2,8 +2,11 @@
 
 import errno
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -179,6 +182,35 @@ def test_the_traceback_is_there_on_request(
     monkeypatch.setattr(session, "run", failing(ZeroDivisionError("oh")))
     assert main(["run"]) == 2
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_termination_ends_in_order(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def terminated(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(session, "run", terminated)
+    assert main(["run"]) == 130
+    assert "parity: interrupted" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_reader_that_goes_away_is_no_defect() -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    done = subprocess.run(
+        [sys.executable, "-m", "harness", "--help"],
+        stdout=write_end,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(harness.__file__).parents[1],
+        check=False,
+    )
+    os.close(write_end)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_a_sweep_runs_every_combination_and_reports_the_worst(

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
+import harness
 from harness.compose import compose_tree
 from harness.config import RunConfig, build, hazards
 from harness.errors import ConfigError
-from harness.folders import choices, conf_folders
+from harness.folders import choices, conf_folders, shipped_folder
 
 SHIPPED = conf_folders(None)
 FACTORS = ("text", "unconditional", "schedule", "latent_dtype")
@@ -124,6 +125,20 @@ def test_files_of_the_user_add_to_the_shipped_ones(
     config = configure("case=[mine,micro_5b]", folders=conf_folders(folder))
     assert [case.name for case in config.cases] == ["mine", "micro_5b"]
     assert config.cases[0].steps == 20
+
+
+def test_the_configuration_of_an_installed_package_comes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "harness" / "conf").mkdir(parents=True)
+    (tmp_path / "conf").mkdir()
+    monkeypatch.setattr(harness, "__file__", str(tmp_path / "harness" / "__init__.py"))
+    assert shipped_folder() == tmp_path / "harness" / "conf"
+    (tmp_path / "harness" / "conf").rmdir()
+    assert shipped_folder() == tmp_path / "conf"
+    (tmp_path / "conf").rmdir()
+    with pytest.raises(ConfigError, match="install the project again"):
+        shipped_folder()
 
 
 def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:

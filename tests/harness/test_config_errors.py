@@ -32,6 +32,7 @@ def no_session(monkeypatch: pytest.MonkeyPatch) -> None:
         ("match=nativ", "there is no match 'nativ'; did you mean 'native'?"),
         ("metrics=[psn]", "there is no metrics 'psn'; did you mean 'psnr'?"),
         ("reference.backend=sta", "`reference.backend`: no backend 'sta'; did you mean 'sat'?"),
+        ("hydra/launcher=slurm", "pip install hydra-slurm-launcher"),
         # misspelt keys, existing and added
         ("seedz=[1]", "there is no key `seedz`; did you mean 'seeds'?"),
         ("cas=[x]", "there is no key `cas`; did you mean 'case'?"),
@@ -60,11 +61,12 @@ def no_session(monkeypatch: pytest.MonkeyPatch) -> None:
         ("reference.threads=0", "`reference.threads`"),
         ("match.noise=own", "`match.noise`: input should be 'shared'"),
         ("match.text=mine", "`match.text`: input should be 'shared' or 'own'"),
-        ("candidates.sat.match=native", "`candidates.sat.match`"),
+        ("candidates.sat.match=native", "write +match@candidates.sat.match=native"),
+        (CASE + "=3", f"`{CASE}`: input should be a mapping, got 3"),
         ("metrics.psnr.tile_px=2", "metric 'psnr' cannot use its options"),
         ("timeout_s=0", "`timeout_s`: input should be greater than 0"),
         ("judge.rerun=perhaps", "`judge.rerun`: input should be a valid boolean"),
-        ("store=null", "`store`"),
+        ("store=null", "`store`: input should be a path"),
         ("~seeds", "`seeds` is missing"),
         # nothing to compare
         ("case=[]", "nothing to compare: there are no cases"),
@@ -103,6 +105,15 @@ def test_a_file_of_the_user_with_a_misspelt_key(
     (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nsedes: [1]\n")
     assert main(["run", "--config-dir", str(tmp_path), "experiment=mine"]) == 2
     assert "there is no key `sedes`; did you mean 'seeds'?" in capsys.readouterr().err
+
+
+def test_a_file_of_the_user_that_does_not_say_where_it_belongs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "case").mkdir()
+    (tmp_path / "case" / "mine.yaml").write_text("model: micro-2b\n")
+    assert main(["run", "--config-dir", str(tmp_path), "case=[mine]"]) == 2
+    assert "its first line must be `# @package cases.<name>`" in capsys.readouterr().err
 
 
 def test_a_file_of_the_user_that_is_not_yaml(

@@ -7,6 +7,7 @@ import pytest
 
 from backends.base import Case, TraceOptions, Variant
 from harness.judge import judge_pair
+from harness.judge.distances import compare_traces
 from harness.plan import Plan, RenderJob
 from harness.runner import ExecutionSettings, render
 from harness.store import Store
@@ -105,3 +106,12 @@ def test_what_a_render_depends_on_changes_its_key(tmp_path: Path, field: str) ->
     jobs = [_job("reference"), _job("reference", name="other", **{field: 2})]
     _, records, _ = _render(tmp_path, jobs)
     assert records[0].key != records[1].key
+
+
+def test_thread_count_changes_rounding_at_most(tmp_path: Path) -> None:
+    jobs = [_job("reference"), _job("reference", name="two threads", threads=2)]
+    store, (one, two), _ = _render(tmp_path, jobs)
+    assert one.tape_digest == two.tape_digest
+    distance = compare_traces(store, one, two).latents_rel_l2
+    assert distance is not None
+    assert distance <= 1e-5

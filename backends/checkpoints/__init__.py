@@ -1,0 +1,49 @@
+"""CogVideoX checkpoints: SAT and Diffusers folders read, written, converted and compared.
+
+The one mapping between the two is `mapping` (data) on `rules` (how data becomes renaming and
+reshaping). `sat_folder` and `diffusers_folder` read and write, `conversion` puts them together.
+Canonical means Diffusers' names and layouts, with the component first: `vae.decoder.conv_in...`.
+
+Importing this package costs nothing: torch comes with the first name that is used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from backends.checkpoints.conversion import canonical_state, convert
+    from backends.checkpoints.mapping import to_canonical
+    from backends.checkpoints.report import ComponentReport, ConversionReport, Notice
+    from backends.checkpoints.tensors import LazyTensors, digest, state_digest
+
+_HOMES = {
+    "canonical_state": "conversion",
+    "convert": "conversion",
+    "to_canonical": "mapping",
+    "ComponentReport": "report",
+    "ConversionReport": "report",
+    "Notice": "report",
+    "LazyTensors": "tensors",
+    "digest": "tensors",
+    "state_digest": "tensors",
+}
+
+__all__ = [
+    "ComponentReport",
+    "ConversionReport",
+    "LazyTensors",
+    "Notice",
+    "canonical_state",
+    "convert",
+    "digest",
+    "state_digest",
+    "to_canonical",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,142 @@
+"""A Diffusers pipeline's JSON configurations, read as the SAT settings that say the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from backends.checkpoints.diffusers_keys import (
+    CONFIG_FILES,
+    FIXED,
+    SCHEDULER,
+    SCHEDULERS,
+    TRANSFORMER,
+    VAE,
+    parse,
+)
+from backends.errors import CheckpointError, Unsupported
+from backends.sat.config import (
+    GuidanceConfig,
+    ModelConfig,
+    SamplerConfig,
+    SamplerKind,
+    ScheduleConfig,
+    TextConfig,
+    TransformerConfig,
+    VaeConfig,
+)
+
+
+def read_configs(texts: Mapping[str, str], where: str) -> ModelConfig:
+    """SAT's settings of the pipeline whose configuration files have these texts.
+
+    What a Diffusers folder does not say is taken from CogVideo's published YAML: 50 steps with
+    dynamic guidance 6. Raises `CheckpointError` for a damaged file, `Unsupported` where SAT has no
+    such model.
+    """
+    files = {name: parse(texts[name], f"{where}/{name}") for name in CONFIG_FILES}
+    for file, key, expected, default in FIXED:
+        value = files[file].get(key, default)
+        if value != expected:
+            raise Unsupported(
+                f"{where}/{file}: {key} is {value!r}; SAT's code for the 1.0 text-to-video models"
+                f" fixes {expected!r}, so this pipeline has no SAT form"
+            )
+    schedule, kind = _schedule(files[SCHEDULER], f"{where}/{SCHEDULER}")
+    transformer = _transformer(files[TRANSFORMER], f"{where}/{TRANSFORMER}")
+    vae = files[VAE]
+    return ModelConfig(
+        scale_factor=_need(vae, "scaling_factor", f"{where}/{VAE}"),
+        transformer=transformer,
+        vae=_vae(vae, f"{where}/{VAE}"),
+        text=TextConfig("t5-v1_1-xxl", transformer.text_length),
+        denoiser_schedule=schedule,
+        sampler=SamplerConfig(kind, 50, schedule, GuidanceConfig(True, 6.0, 5.0, 50)),
+    )
+
+
+def _need(values: Mapping[str, Any], key: str, where: str) -> Any:
+    if values.get(key) is None:
+        raise CheckpointError(f"{where}: key {key!r} is missing; export the pipeline again")
+    return values[key]
+
+
+def _transformer(values: Mapping[str, Any], where: str) -> TransformerConfig:
+    rotary = bool(values.get("use_rotary_positional_embeddings", False))
+    in_channels, out_channels = (
+        _need(values, "in_channels", where),
+        _need(values, "out_channels", where),
+    )
+    if in_channels != out_channels:
+        raise Unsupported(
+            f"{where}: {in_channels} channels in and {out_channels} out, an image-to-video model;"
+            " only text-to-video models can be converted"
+        )
+    heads, head_size = (
+        _need(values, "num_attention_heads", where),
+        _need(values, "attention_head_dim", where),
+    )
+    spatial = 1.0 if rotary else float(_need(values, "spatial_interpolation_scale", where))
+    temporal = 1.0 if rotary else float(_need(values, "temporal_interpolation_scale", where))
+    return TransformerConfig(
+        num_layers=_need(values, "num_layers", where),
+        hidden_size=heads * head_size,
+        num_attention_heads=heads,
+        time_embed_dim=_need(values, "time_embed_dim", where),
+        in_channels=in_channels,
+        out_channels=out_channels,
+        patch_size=_need(values, "patch_size", where),
+        num_frames=_need(values, "sample_frames", where),
+        time_compressed_rate=_need(values, "temporal_compression_ratio", where),
+        latent_height=_need(values, "sample_height", where),
+        latent_width=_need(values, "sample_width", where),
+        text_length=_need(values, "max_text_seq_length", where),
+        text_hidden_size=_need(values, "text_embed_dim", where),
+        positions="rotary" if rotary else "sin_cos",
+        interpolation=(temporal, spatial, spatial),
+        qk_norm=True,
+        elementwise_affine=True,
+        layernorm_epsilon=_need(values, "norm_eps", where),
+        vocab_size=1,
+        max_sequence_length=64,
+    )
+
+
+def _vae(values: Mapping[str, Any], where: str) -> VaeConfig:
+    widths = _need(values, "block_out_channels", where)
+    if any(width % widths[0] for width in widths):
+        raise Unsupported(
+            f"{where}: block_out_channels {widths} are not multiples of the first one"
+        )
+    for key in ("down_block_types", "up_block_types"):
+        kind = f"CogVideoX{key.split('_')[0].title()}Block3D"
+        if _need(values, key, where) != [kind] * len(widths):
+            raise Unsupported(f"{where}: {key} is {values[key]}; SAT has {len(widths)} x {kind}")
+    channels = _need(values, "in_channels", where)
+    if channels != _need(values, "out_channels", where):
+        raise Unsupported(f"{where}: {channels} channels in, {values['out_channels']} out")
+    return VaeConfig(
+        ch=widths[0],
+        ch_mult=tuple(width // widths[0] for width in widths),
+        num_res_blocks=_need(values, "layers_per_block", where),
+        z_channels=_need(values, "latent_channels", where),
+        image_channels=channels,
+        temporal_compress_times=int(_need(values, "temporal_compression_ratio", where)),
+    )
+
+
+def _schedule(values: Mapping[str, Any], where: str) -> tuple[ScheduleConfig, SamplerKind]:
+    name = _need(values, "_class_name", where)
+    if name not in SCHEDULERS:
+        raise Unsupported(
+            f"{where}: SAT has no sampler like {name}; it has {', '.join(SCHEDULERS)}"
+        )
+    schedule = ScheduleConfig(
+        linear_start=_need(values, "beta_start", where),
+        linear_end=_need(values, "beta_end", where),
+        num_timesteps=_need(values, "num_train_timesteps", where),
+        shift_scale=float(_need(values, "snr_shift_scale", where)),
+        keep_start=False,
+        post_shift=False,
+    )
+    return schedule, SCHEDULERS[name]

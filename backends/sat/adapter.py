@@ -1,0 +1,128 @@
+"""The `sat` backend: a SAT model behind the stage contract.
+
+options      the flat YAML options, checked
+source       opening a SAT or Diffusers folder, through yaml_reader, layout and checkpoint
+engine       the model as a whole: transformer, vae, text, denoiser, samplers
+run          one render: stages and native loop
+identity     digests, settings, policies, canonical module names
+stack        package `sat`, typed and quiet, in a world of one rank
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Mapping
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from backends.base import Case, Identity, Inputs, Pipeline, Policies, Run, StepObserver
+from backends.errors import InvalidRequest
+from backends.noise import NoiseTape
+from backends.sat.options import SatOptions, parse_options
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from backends.sat.engine import SatEngine
+    from backends.sat.run import SatRun
+
+
+class SatBackend:
+    """CogVideoX on SwissArmyTransformer; `conf/backend/sat.yaml` has the options."""
+
+    def check(self, options: Mapping[str, Any]) -> None:
+        parsed = parse_options(options)
+        import_module("backends.sat.stack")
+        import torch
+
+        from backends.diffusers_runtime import check_runnable, resolve_device
+
+        device = resolve_device(parsed.device)
+        check_runnable(device, getattr(torch, parsed.dtype), parsed.attention)
+
+    def open(self, model: str, options: Mapping[str, Any]) -> Pipeline:
+        self.check(options)
+        return SatPipeline(model, parse_options(options))
+
+
+class SatPipeline:
+    """One opened SAT model. Implements `Pipeline`; `native()` is the `SatEngine`."""
+
+    def __init__(self, model: str, options: SatOptions) -> None:
+        import torch
+
+        from backends.diffusers_runtime import resolve_device
+        from backends.sat.engine import SatEngine
+        from backends.sat.source import open_source
+        from backends.sat.stack import SoloWorld
+
+        folder, config, text_encoder = (
+            None if path is None else Path(path).expanduser()
+            for path in (options.checkpoint, options.config, options.text_encoder)
+        )
+        source = open_source(folder or _model_folder(model), config, text_encoder)
+        self._options = options
+        self._world = SoloWorld()
+        try:
+            self._engine: SatEngine | None = SatEngine.open(
+                source, getattr(torch, options.dtype), resolve_device(options.device)
+            )
+        except BaseException:
+            self._world.close()
+            raise
+
+    def identity(self) -> Identity:
+        from backends.sat.identity import read_identity
+
+        return read_identity(self._opened())
+
+    def policies(self) -> Policies:
+        from backends.sat.identity import read_policies
+
+        return read_policies()
+
+    def modules(self) -> Mapping[str, nn.Module]:
+        from backends.sat.identity import canonical_modules
+
+        return canonical_modules(self._opened())
+
+    def native(self) -> object:
+        return self._opened()
+
+    def prepare(self, case: Case, inputs: Inputs) -> Run:
+        return self._run(case, inputs)
+
+    def render(self, case: Case, inputs: Inputs, tape: NoiseTape, observe: StepObserver) -> Tensor:
+        return self._run(case, inputs).render(tape, observe)
+
+    def close(self) -> None:
+        if self._engine is None:
+            return
+        import torch
+
+        self._engine = None
+        self._world.close()
+        gc.collect()
+        if torch.cuda.is_available() and torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+
+    def _opened(self) -> SatEngine:
+        if self._engine is None:
+            raise InvalidRequest("this pipeline is closed; open it again")
+        return self._engine
+
+    def _run(self, case: Case, inputs: Inputs) -> SatRun:
+        from backends.diffusers_runtime import in_force
+        from backends.sat.run import SatRun
+
+        engine, options = self._opened(), self._options
+        settings = partial(in_force, engine.diffusion_model, options.attention, options.allow_tf32)
+        return SatRun(engine, case, inputs, settings)
+
+
+def _model_folder(model: str) -> Path:
+    from backends.micro import MODELS, model_path
+
+    return model_path(model) if model in MODELS else Path(model).expanduser()

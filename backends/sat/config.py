@@ -1,0 +1,121 @@
+"""The settings of a SAT model that decide its mathematics, as typed values.
+
+`yaml_reader.read_config` makes them from CogVideo's own YAML files. Field names follow those files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+PositionKind = Literal["sin_cos", "rotary"]
+SamplerKind = Literal["ddim", "dpm"]
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """The diffusion transformer. `interpolation` divides positions: (time, height, width).
+
+    `latent_height`, `latent_width` and `num_frames` (pixels' frames) are the only size it renders,
+    except that videos may be shorter.
+    """
+
+    num_layers: int
+    hidden_size: int
+    num_attention_heads: int
+    time_embed_dim: int
+    in_channels: int
+    out_channels: int
+    patch_size: int
+    num_frames: int
+    time_compressed_rate: int
+    latent_height: int
+    latent_width: int
+    text_length: int
+    text_hidden_size: int
+    positions: PositionKind
+    interpolation: tuple[float, float, float]
+    qk_norm: bool
+    elementwise_affine: bool
+    layernorm_epsilon: float
+    vocab_size: int
+    max_sequence_length: int
+
+    @property
+    def head_size(self) -> int:
+        """Channels of one attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+
+@dataclass(frozen=True)
+class VaeConfig:
+    """The 3-D causal VAE. Level i has `ch * ch_mult[i]` channels; latents have `z_channels`."""
+
+    ch: int
+    ch_mult: tuple[int, ...]
+    num_res_blocks: int
+    z_channels: int
+    image_channels: int
+    temporal_compress_times: int
+
+    @property
+    def spatial_compression(self) -> int:
+        """Pixels per latent along height and width."""
+        return 2 ** (len(self.ch_mult) - 1)
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """The T5 conditioner: its folder as the YAML names it, and the length that text is padded
+    to."""
+
+    model_dir: str
+    max_length: int
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """The zero-terminal-SNR DDPM schedule (`sgm/modules/diffusionmodules/discretizer.py`)."""
+
+    linear_start: float
+    linear_end: float
+    num_timesteps: int
+    shift_scale: float
+    keep_start: bool
+    post_shift: bool
+
+
+@dataclass(frozen=True)
+class GuidanceConfig:
+    """Guidance: `1 + scale (1 - cos(pi (k / num_steps)^exp)) / 2` if dynamic, else `scale`."""
+
+    dynamic: bool
+    scale: float
+    exp: float
+    num_steps: int
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """Which solver, over how many steps, on which schedule, with which guidance."""
+
+    kind: SamplerKind
+    num_steps: int
+    schedule: ScheduleConfig
+    guidance: GuidanceConfig
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One SAT model. Latents are the VAE's times `scale_factor`.
+
+    `denoiser_schedule` is the table to which the denoiser rounds; `sampler.schedule` is the
+    solver's.
+    """
+
+    scale_factor: float
+    transformer: TransformerConfig
+    vae: VaeConfig
+    text: TextConfig
+    denoiser_schedule: ScheduleConfig
+    sampler: SamplerConfig

@@ -1,0 +1,64 @@
+"""The options of the `sat` backend: a flat dict from YAML, checked and typed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from backends.base import DTYPES
+from backends.errors import InvalidRequest
+
+_CHOICES = {
+    "dtype": DTYPES,
+    "device": ("auto", "cpu", "cuda"),
+    "attention": ("default", "math", "flash", "efficient", "cudnn"),
+}
+
+
+@dataclass(frozen=True)
+class SatOptions:
+    """How SAT runs a model.
+
+    `dtype` is that of transformer, VAE and T5 together, as in SAT. `attention` forces one kernel of
+    `scaled_dot_product_attention`. `checkpoint` is a SAT folder that takes the place of the case's
+    `model`, for a pair whose other side needs another format; `config` is a YAML file and
+    `text_encoder` a T5 folder that do not lie in it.
+    """
+
+    dtype: str = "float32"
+    device: str = "auto"
+    attention: str = "default"
+    allow_tf32: bool = False
+    checkpoint: str | None = None
+    config: str | None = None
+    text_encoder: str | None = None
+
+
+def parse_options(options: Mapping[str, Any]) -> SatOptions:
+    """Typed options. Raises `InvalidRequest` for an unknown name or a value of another kind."""
+    known = [field.name for field in fields(SatOptions)]
+    for name, value in options.items():
+        if name not in known:
+            raise InvalidRequest(
+                f"unknown option {name!r} of the sat backend{_hint(name, known)};"
+                f" known: {', '.join(known)}"
+            )
+        if name in _CHOICES:
+            if value not in _CHOICES[name]:
+                raise InvalidRequest(
+                    f"option {name}={value!r}{_hint(str(value), list(_CHOICES[name]))}; expected"
+                    f" one of {', '.join(_CHOICES[name])}"
+                )
+        elif name == "allow_tf32":
+            if not isinstance(value, bool):
+                raise InvalidRequest(f"option {name}={value!r}: expected true or false")
+        elif not (value is None or isinstance(value, str)):
+            raise InvalidRequest(f"option {name}={value!r}: expected a path or null")
+    return SatOptions(**options)
+
+
+def _hint(came: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(came, known, n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""

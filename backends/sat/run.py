@@ -1,0 +1,161 @@
+"""One prepared render on SAT: the stages by hand, and the engine's own loop with the tape
+injected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from backends.base import Case, Inputs, Prediction, ScheduleTable, StepObserver
+from backends.errors import InvalidRequest
+from backends.intercept import draws_from
+from backends.noise import NoiseTape, expected_step_draws
+from backends.sat.case import check_case, check_text
+from backends.sat.config import GuidanceConfig
+from backends.sat.denoiser import Denoised
+from backends.sat.discretization import own_table, shared_table
+from backends.sat.engine import SamplingPlan, SatEngine
+from backends.sat.samplers import Draw, make_solver
+
+InForce = Callable[[], AbstractContextManager[None]]
+
+
+class _TapeNoise:
+    """The tape as the engine's source of noise; draws are float32, as SAT's are."""
+
+    def __init__(self, tape: NoiseTape, plan: SamplingPlan, shape: tuple[int, ...]) -> None:
+        self._tape, self._plan, self._shape = tape, plan, shape
+
+    def initial(self, shape: tuple[int, ...]) -> Tensor:
+        with self._tape.stage("initial", 0, 1, 1, shape):
+            return torch.from_numpy(self._tape.draw(shape))
+
+    @contextmanager
+    def step(self, index: int) -> Generator[Draw]:
+        table = self._plan.table
+        # A last step that does not end on the clean video (a shared table) draws like any other.
+        last = len(table) + int(index == len(table) - 1 and float(table.next_levels[index]) < 1)
+        fewest, most = expected_step_draws(self._plan.sampler, index, last)
+        with self._tape.stage("step", index, fewest, most, self._shape):
+            yield lambda like: torch.from_numpy(self._tape.draw(like.shape)).to(like)
+
+
+class SatRun:
+    """Implements `Run`. Latents are float32; text is in the engine's dtype unless it is shared."""
+
+    def __init__(self, engine: SatEngine, case: Case, inputs: Inputs, in_force: InForce) -> None:
+        check_case(engine, case)
+        self._engine, self._case, self._inputs = engine, case, inputs
+        self._in_force = in_force
+        for name, given in (("text", inputs.text), ("negative_text", inputs.negative_text)):
+            if given is not None:
+                check_text(engine, name, given)
+        self._shape = engine.latent_shape(case.frames)
+        schedule = engine.config.sampler.schedule
+        self._table = (
+            own_table(schedule, case.steps)
+            if inputs.schedule is None
+            else shared_table(schedule, case.steps, inputs.schedule)
+        ).to(engine.device)
+        self._solver = make_solver(case.sampler, self._table)
+
+    @property
+    def text(self) -> Tensor:
+        return self._texts[1:]
+
+    @property
+    def negative_text(self) -> Tensor:
+        return self._texts[:1]
+
+    @property
+    def schedule(self) -> ScheduleTable:
+        return self._inputs.schedule or self._table.exported()
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int, int, int]:
+        return self._shape
+
+    def initial_latents(self, tape: NoiseTape) -> Tensor:
+        return self._engine.start(self._plan, self._shape, self._noise(tape))
+
+    def predict(self, latents: Tensor, step: int) -> Prediction:
+        with self._in_force():
+            return _prediction(self._engine.denoise(self._plan, self._own(latents), step))
+
+    def step(self, latents: Tensor, prediction: Prediction, step: int, tape: NoiseTape) -> Tensor:
+        latents, clean = self._own(latents), prediction.native
+        if clean is None:
+            denoiser = self._engine.denoiser
+            clean = denoiser.clean(
+                self._own(prediction.velocity), latents, denoiser.level(self._table, step)
+            )
+        with self._in_force(), draws_from(tape), self._noise(tape).step(step) as draw:
+            result = self._solver.step(latents, self._own(clean), step, draw)
+        return self._engine.rounded(self._plan, result)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        with self._in_force():
+            return self._engine.decode(self._own(latents))[0].cpu()
+
+    def render(self, tape: NoiseTape, observe: StepObserver) -> Tensor:
+        """The engine's own loop, then decoding; frames (T, H, W, 3) float32 in [0, 1]."""
+
+        def seen(step: int, latents: Tensor, denoised: Denoised, result: Tensor) -> None:
+            observe(step, self._table.timesteps[step], latents, _prediction(denoised), result)
+
+        plan = self._plan
+        with self._in_force(), draws_from(tape):
+            latents = self._engine.sample(plan, self._shape, self._noise(tape), seen)
+            return self._engine.decode(latents)[0].cpu()
+
+    def _own(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self._engine.device, torch.float32)
+
+    def _noise(self, tape: NoiseTape) -> _TapeNoise:
+        return _TapeNoise(tape, self._plan, self._shape)
+
+    @cached_property
+    def _texts(self) -> Tensor:
+        """Both embeddings (2, L, D), unconditional first, encoded only where they are not
+        shared."""
+        text, negative = self._inputs.text, self._inputs.negative_text
+        if text is None or negative is None:
+            with self._in_force():
+                own_text, own_negative = self._engine.encode_text(self._case.prompt)
+            text = own_text if text is None else text
+            negative = own_negative if negative is None else negative
+        device, dtype = self._engine.device, self._engine.dtype
+        return torch.cat((negative.to(device, dtype), text.to(device, dtype)))
+
+    @cached_property
+    def _plan(self) -> SamplingPlan:
+        case, name = self._case, self._inputs.latent_dtype
+        if name not in (None, "float32", "bfloat16", "float16"):
+            raise InvalidRequest(
+                f"shared latent_dtype={name!r}; expected float32, bfloat16 or float16"
+            )
+        own = self._engine.config.sampler.guidance
+        return SamplingPlan(
+            text=self._texts,
+            table=self._table,
+            sampler=case.sampler,
+            # A user who changes the number of steps changes it for the guider, too.
+            guidance=GuidanceConfig(
+                case.dynamic_guidance, case.guidance_scale, own.exp, case.steps
+            ),
+            latent_dtype=None if name is None else getattr(torch, name),
+        )
+
+
+def _prediction(denoised: Denoised) -> Prediction:
+    unconditional, conditional = denoised.branches.float().chunk(2)
+    return Prediction(
+        velocity=unconditional + denoised.scale * (conditional - unconditional),
+        branches=denoised.branches,
+        guidance_scale=denoised.scale,
+        native=denoised.clean,
+    )

@@ -1,0 +1,105 @@
+"""The report as Markdown that GitHub's job summaries take: below 1 MiB, foreign text escaped."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterable, Iterator
+from itertools import chain
+
+from harness.report.matrix import Cell, Matrix, Row, build_matrix
+from harness.report.reading import RunFiles
+from harness.report.scores import metric_title
+from harness.report.text import ABSENT, counted, finding_sentence, visible
+from harness.report.verdicts import VERDICTS
+
+# A job summary may hold 1 MiB; the rest is left to what other steps write.
+_TABLE_BYTES = 300_000
+_SECTION_BYTES = 500_000
+
+
+def render_markdown(files: RunFiles) -> str:
+    """`report.md`: the matrix and each pair's reasons and findings, worst pair first.
+
+    What would not fit is left out from the end, and the text says how many pairs that were.
+    """
+    matrix = build_matrix(files.result, files.costs)
+    lines = chain(
+        [f"# parity: {escaped(files.result.run)}", "", escaped(matrix.headline), ""],
+        _table(matrix) if matrix.rows else [],
+        (f"- {escaped(sentence)}" for sentence in matrix.unscored),
+        [
+            "",
+            "Numbers are those of the worst seed; *floor* is the reference against its own rerun.",
+        ],
+        ["", *_sections(matrix)],
+        ["## Verdicts", ""],
+        (f"- {word.symbol} **{escaped(word.name)}**: {word.meaning}" for word in VERDICTS.values()),
+    )
+    return "\n".join(lines) + "\n"
+
+
+def escaped(text: str) -> str:
+    """Foreign text as inline Markdown that shows exactly that text.
+
+    >>> escaped("a|b <i>`c`")
+    'a\\\\|b &lt;i&gt;\\\\`c\\\\`'
+    """
+    return re.sub(r"([\\`*_{}\[\]()#+!|~-])", r"\\\1", html.escape(visible(text), quote=False))
+
+
+def _table(matrix: Matrix) -> Iterator[str]:
+    titles = ["verdict", "case, model", "candidate vs reference", "latents rel. L2"]
+    titles += [metric_title(name) for name in matrix.metrics]
+    titles += ["first step", "findings", "time x ref.", "peak x ref."]
+    yield f"| {' | '.join(titles)} |"
+    yield f"|{'---|' * 3}{'---:|' * (len(titles) - 3)}"
+    yield from _within(_TABLE_BYTES, (_row(row, matrix) + "\n" for row in matrix.rows))
+
+
+def _row(row: Row, matrix: Matrix) -> str:
+    pair = row.pair
+    cells = [
+        f"{row.verdict.symbol} **{escaped(row.verdict.name)}**",
+        f"{escaped(pair.case)}, {escaped(pair.model)}",
+        f"{escaped(pair.candidate)} vs {escaped(pair.reference)}",
+        _cell(row.latents),
+        *(_cell(row.metric(name)) for name in matrix.metrics),
+        row.first_step,
+        str(len(pair.findings)),
+        row.time,
+        row.peak,
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(cell: Cell) -> str:
+    value = escaped(cell.value)
+    return value if cell.floor == ABSENT else f"{value} (floor {escaped(cell.floor)})"
+
+
+def _sections(matrix: Matrix) -> Iterator[str]:
+    return _within(_SECTION_BYTES, (_section(row) for row in matrix.rows))
+
+
+def _section(row: Row) -> str:
+    lines = [f"## {row.verdict.symbol} {escaped(row.verdict.name)}: {escaped(row.name)}", ""]
+    lines += [escaped(row.verdict.meaning)]
+    lines += [escaped(reason) for reason in row.pair.reasons]
+    lines += ["", *(f"- {escaped(finding_sentence(f))}" for f in row.pair.findings)]
+    return "\n".join(lines).rstrip() + "\n\n"
+
+
+def _within(budget: int, blocks: Iterable[str]) -> Iterator[str]:
+    """Blocks without their last newline while they fit; then how many did not."""
+    left_out = 0
+    for block in blocks:
+        budget -= len(block.encode())
+        if budget < 0:
+            left_out += 1
+        else:
+            yield block[:-1]
+    if left_out:
+        yield ""
+        yield f"**{counted(left_out, 'pair')} left out here for size; index.html shows all.**"
+        yield ""

@@ -1,0 +1,60 @@
+"""Every backend and placement that a machine without an accelerator can run."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from backends import registry
+from backends.base import Backend, Pipeline
+from backends.errors import MissingPrerequisite
+
+CPU: dict[str, Any] = {"device": "cpu"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to run one model."""
+
+    backend: str
+    model: str
+    options: dict[str, Any]
+
+    def __str__(self) -> str:
+        changed = [str(value) for key, value in self.options.items() if key != "device"]
+        return "-".join([self.backend, self.model, *changed])
+
+    @property
+    def size(self) -> int:
+        """Height and width in pixels; SAT renders a model at its own size only."""
+        return 64 if self.backend == "sat" else 32
+
+    def open(self, **changes: Any) -> Pipeline:
+        return loaded(self.backend).open(self.model, self.options | changes)
+
+
+def loaded(backend: str) -> Backend:
+    """The backend, or a skip that says what its stack lacks here."""
+    found = registry.load(backend)
+    try:
+        found.check(CPU)
+    except MissingPrerequisite as error:
+        pytest.skip(f"{backend} cannot run here: {error}")
+    return found
+
+
+STACKS = [
+    Row("diffusers", "micro-2b", CPU),
+    Row("diffusers", "micro-5b", CPU | {"dtype": "bfloat16"}),
+    Row("sat", "micro-2b", CPU),
+    Row("sat", "micro-5b", CPU | {"dtype": "bfloat16"}),
+]
+PLACEMENTS = [
+    Row("diffusers_offload", "micro-2b", CPU | {"placement": "model_offload"}),
+    Row("diffusers_offload", "micro-5b", CPU | {"placement": "model_offload", "dtype": "bfloat16"}),
+    Row("diffusers_offload", "micro-5b", CPU | {"placement": "sequential_offload"}),
+    Row("diffusers_offload", "micro-2b", CPU | {"placement": "group_offload_block"}),
+    Row("diffusers_offload", "micro-5b", CPU | {"placement": "group_offload_leaf"}),
+    Row("diffusers_offload", "micro-5b", CPU | {"placement": "group_offload_block_disk"}),
+    Row("diffusers_offload", "micro-2b", CPU | {"placement": "group_offload_leaf_disk"}),
+]

@@ -1,0 +1,119 @@
+"""Checkpoints that are missing, damaged, incomplete or of another kind: each is named, none is run."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from small_renders import opened
+
+from backends.errors import CheckpointError, MissingPrerequisite, Unsupported
+from backends.micro import model_path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A copy of a whole checkpoint, for a test to damage."""
+    return Path(shutil.copytree(model_path("micro-5b"), tmp_path / "model"))
+
+
+def _weights(folder: Path) -> Path:
+    return folder / "transformer" / "diffusion_pytorch_model.safetensors"
+
+
+def test_a_local_folder_opens(folder: Path) -> None:
+    opened(str(folder)).close()
+
+
+def test_a_missing_folder_is_named_with_what_was_expected() -> None:
+    with pytest.raises(CheckpointError, match=r"did you mean 'micro-5b'.*local folder"):
+        opened("micro-5")
+
+
+def test_a_file_is_no_folder(folder: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"model_index\.json"):
+        opened(str(_weights(folder)))
+
+
+def test_a_folder_without_an_index(folder: Path) -> None:
+    (folder / "model_index.json").unlink()
+    with pytest.raises(CheckpointError, match=r"no model_index\.json"):
+        opened(str(folder))
+
+
+def test_an_index_that_is_not_json(folder: Path) -> None:
+    (folder / "model_index.json").write_text("{")
+    with pytest.raises(CheckpointError, match="not a Diffusers model index"):
+        opened(str(folder))
+
+
+def test_a_model_of_another_kind(folder: Path) -> None:
+    index = json.loads((folder / "model_index.json").read_text())
+    index["_class_name"] = "CogVideoXImageToVideoPipeline"
+    (folder / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(Unsupported, match="text-to-video"):
+        opened(str(folder))
+
+
+@pytest.mark.parametrize("component", ["transformer", "text_encoder", "vae"])
+def test_truncated_weights(folder: Path, component: str) -> None:
+    file = next((folder / component).glob("*.safetensors"))
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(CheckpointError, match="does not load"):
+        opened(str(folder))
+
+
+def test_weights_that_are_no_safetensors(folder: Path) -> None:
+    _weights(folder).write_bytes(b"not a safetensors file at all")
+    with pytest.raises(CheckpointError, match="does not load"):
+        opened(str(folder))
+
+
+def test_pickled_weights_are_not_read(folder: Path) -> None:
+    tensors = load_file(_weights(folder))
+    _weights(folder).unlink()
+    torch.save(tensors, folder / "transformer" / "diffusion_pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="does not load"):
+        opened(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("component", "name"),
+    [
+        ("transformer", "proj_out.weight"),
+        ("vae", "decoder.conv_in.conv.weight"),
+        ("text_encoder", "encoder.block.0.layer.0.SelfAttention.q.weight"),
+    ],
+)
+def test_a_missing_tensor_is_not_made_up(folder: Path, component: str, name: str) -> None:
+    file = next((folder / component).glob("*.safetensors"))
+    tensors = load_file(file)
+    del tensors[name]
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=f"lacks 1 of .*{name}"):
+        opened(str(folder))
+
+
+def test_a_tensor_of_another_shape(folder: Path) -> None:
+    tensors = load_file(_weights(folder))
+    tensors["proj_out.weight"] = tensors["proj_out.weight"][:-1].contiguous()
+    save_file(tensors, _weights(folder), metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match="does not load"):
+        opened(str(folder))
+
+
+def test_surplus_tensors_are_said(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tensors = load_file(_weights(folder)) | {"lora.weight": torch.ones(1)}
+    save_file(tensors, _weights(folder), metadata={"format": "pt"})
+    opened(str(folder)).close()
+    assert "lora.weight" in caplog.text
+
+
+def test_a_hub_model_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(MissingPrerequisite, match="hf download nobody/nothing"):
+        opened("nobody/nothing")

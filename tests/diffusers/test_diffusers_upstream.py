@@ -1,0 +1,69 @@
+"""The adapter against `CogVideoXPipeline` called directly: the same frames, to the bit."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from contract_driving import native
+from diffusers import CogVideoXDDIMScheduler, CogVideoXPipeline
+from small_renders import CASE, opened
+
+from backends.micro import model_path
+from backends.noise import standard_normal
+
+
+@pytest.mark.parametrize("model", ["micro-2b", "micro-5b"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_frames_are_those_of_plain_diffusers(model: str, dtype: str) -> None:
+    case = replace(CASE, sampler="ddim", dynamic_guidance=True, negative_prompt="a blue square")
+    pipe = CogVideoXPipeline.from_pretrained(model_path(model), dtype=getattr(torch, dtype))
+    pipe.scheduler = CogVideoXDDIMScheduler.from_config(pipe.scheduler.config)
+    noise = torch.from_numpy(standard_normal(7, 0, (1, 3, 16, 4, 4)))
+    plain = pipe(
+        prompt=case.prompt,
+        negative_prompt=case.negative_prompt,
+        num_frames=case.frames,
+        height=case.height,
+        width=case.width,
+        num_inference_steps=case.steps,
+        guidance_scale=case.guidance_scale,
+        use_dynamic_cfg=True,
+        latents=noise.to(getattr(torch, dtype)),
+        max_sequence_length=24,
+        output_type="np",
+    ).frames[0]
+    pipeline = opened(model, dtype=dtype)
+    assert torch.equal(native(pipeline, case, seed=7).frames, torch.from_numpy(plain))
+    pipeline.close()
+
+
+def test_dpm_frames_are_those_of_plain_diffusers_with_the_tapes_draws(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Plain Diffusers, its noise replaced by hand: step i, draw k comes from slot (1, i, k)."""
+    from diffusers.schedulers import scheduling_dpm_cogvideox as module
+
+    slots = [(1 << 48) | (step << 16) | k for step, k in ((0, 0), (1, 0), (1, 1), (2, 0))]
+    monkeypatch.setattr(
+        module,
+        "randn_tensor",
+        lambda shape, **_: torch.from_numpy(standard_normal(7, slots.pop(0), shape)),
+    )
+    pipe = CogVideoXPipeline.from_pretrained(model_path("micro-5b"), dtype=torch.float32)
+    pipe.scheduler = module.CogVideoXDPMScheduler.from_config(pipe.scheduler.config)
+    plain = pipe(
+        prompt=CASE.prompt,
+        num_frames=CASE.frames,
+        height=CASE.height,
+        width=CASE.width,
+        num_inference_steps=CASE.steps,
+        guidance_scale=CASE.guidance_scale,
+        latents=torch.from_numpy(standard_normal(7, 0, (1, 3, 16, 4, 4))),
+        max_sequence_length=24,
+        output_type="np",
+    ).frames[0]
+    monkeypatch.undo()
+    assert slots == []
+    pipeline = opened()
+    assert torch.equal(native(pipeline, CASE, seed=7).frames, torch.from_numpy(plain))
+    pipeline.close()

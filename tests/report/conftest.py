@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from synthetic_runs import Synthetic, demo
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Synthetic:
+    """A run without pairs, to be filled by the test."""
+    return Synthetic(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def demo_run(tmp_path_factory: pytest.TempPathFactory) -> Synthetic:
+    """A saved run with ten pairs and most verdicts; tests only read it."""
+    synthetic = demo(tmp_path_factory.mktemp("demo"))
+    synthetic.save(exit_code=1)
+    return synthetic
