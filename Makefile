@@ -11,7 +11,8 @@ demo: $(STAMP)
 	$(BIN)/parity run experiment=demo || [ $$? -eq 3 ]
 
 test: $(STAMP) chromium lint
-	$(BIN)/python -m pytest
+	@# One process per core and one thread each: small tensors do not fill two cores.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _EXAMPLES = """\
 examples:
+  parity convert micro-2b micro-2b-sat --to sat
   parity convert CogVideoX-2b CogVideoX-2b-sat --to sat
   parity convert my-sat-finetune my-diffusers-folder --to diffusers
 """
@@ -27,7 +28,7 @@ def describe(parser: argparse.ArgumentParser) -> None:
         " the source's own files."
     )
     parser.epilog = _EXAMPLES
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="a local model folder")
+    parser.add_argument("source", metavar="SOURCE", help="a model folder, or a micro model's name")
     parser.add_argument("destination", type=Path, metavar="DESTINATION", help="a new folder")
     parser.add_argument("--to", choices=["sat", "diffusers"], required=True, help="the new format")
 
@@ -35,8 +36,10 @@ def describe(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Carry out the verb."""
     from backends.checkpoints import convert
+    from backends.micro import MODELS, model_path
 
-    _print_report(convert(args.source, args.destination, args.to))
+    source = model_path(args.source) if args.source in MODELS else Path(args.source)
+    _print_report(convert(source, args.destination, args.to))
     return 0
 
 

@@ -59,8 +59,10 @@ KNOWN: tuple[KnownDifference, ...] = (
     KnownDifference(
         id="layer_norm_eps",
         policy="layer_norm_eps",
-        says="the transformer's block norms use eps 1e-6 in SAT and 1e-5 in Diffusers",
-        source="CogVideo sat/dit_video_concat.py; diffusers cogvideox_transformer_3d.py norm_eps",
+        says="the transformer's last layer norm uses eps 1e-6 in SAT and 1e-5 in Diffusers; the"
+        " 1e-6 that SAT writes down for its blocks has no effect",
+        source="CogVideo sat/dit_video_concat.py FinalLayerMixin; SwissArmyTransformer"
+        " sat/transformer_defaults; diffusers cogvideox_transformer_3d.py norm_out",
         factor=None,
     ),
     KnownDifference(
