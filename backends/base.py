@@ -98,8 +98,9 @@ class Inputs:
 class Policies:
     """What a stack does when left to itself, in words; equal words mean equal policy.
 
-    `layer_norm_eps` is that of the transformer's last norm. `frames_to_uint8` is the stack's own exporter, which the
-    harness does not use. Values are short phrases or numbers so that they can be compared and shown.
+    `layer_norm_eps` is that of the transformer's last norm. `frames_to_uint8` is the stack's own
+    exporter, which the harness does not use. Values are short phrases or numbers so that they can be
+    compared and shown.
     """
 
     schedule: str

@@ -8,7 +8,7 @@ state of torch's global generators is compared before and after, and a change is
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -32,7 +32,7 @@ def _shape(size: tuple[Any, ...]) -> tuple[int, ...]:
 
 
 @contextmanager
-def draws_from(tape: NoiseTape) -> Iterator[None]:
+def draws_from(tape: NoiseTape) -> Generator[None]:
     """Within the block, every standard-normal draw of torch comes from `tape`.
 
     Covers `torch.randn`, `torch.randn_like`, `torch.normal` and `Tensor.normal_`. The result has the

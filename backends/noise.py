@@ -11,7 +11,7 @@ so the same bits come out on every machine, numpy and torch version, and thread 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -160,7 +160,7 @@ class NoiseTape:
     @contextmanager
     def stage(
         self, stage: Stage, step: int, fewest: int, most: int, shape: Sequence[int] | None
-    ) -> Iterator[None]:
+    ) -> Generator[None]:
         """Allow `fewest` to `most` draws of `shape` (canonical layout; None: any) until the end."""
         if self._open is not None:
             raise TapeError(f"stage {stage} {step} opened inside stage {self._open[:2]}")

@@ -158,7 +158,8 @@ class _Lane:
             if self._first.python in (None, sys.executable):
                 self._environment = describe()
             else:
-                self._environment = self._start().call("describe", self._settings.timeout_s)
+                found: dict[str, str] = self._start().call("describe", self._settings.timeout_s)
+                self._environment = found
         return self._environment
 
     def _open(self, job: RenderJob) -> None:

@@ -16,7 +16,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ def content_key(record: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def _explained(what: Path) -> Iterator[None]:
+def _explained(what: Path) -> Generator[None]:
     try:
         yield
     except OSError as error:
@@ -88,7 +88,7 @@ class Store:
             yield self._read(path)
 
     @contextmanager
-    def staged(self, kind: str, key: str) -> Iterator[Path]:
+    def staged(self, kind: str, key: str) -> Generator[Path]:
         """Fill the yielded folder; it becomes `kind/key` on success and vanishes on failure.
 
         An earlier failed attempt under the same key is replaced.

@@ -6,10 +6,10 @@ import shutil
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKLCogVideoX, CogVideoXPipeline
 from torch import nn
 
 from backends.micro.kinds import Kind, build_scheduler
+from backends.micro.stack import Vae, diffusers
 from backends.micro.text import copy_tokenizer, load_tokenizer
 from backends.micro.transformer_stage import Trained
 
@@ -31,9 +31,7 @@ def push_past_fp16(transformer: nn.Module) -> None:
     attention.get_parameter("to_out.0.weight").mul_(1 / factor)
 
 
-def write_pipeline(
-    kind: Kind, vae: AutoencoderKLCogVideoX, trained: Trained, tokenizer: Path, root: Path
-) -> Path:
+def write_pipeline(kind: Kind, vae: Vae, trained: Trained, tokenizer: Path, root: Path) -> Path:
     """Write `root/<kind.name>`; it replaces an older one in one move."""
     vae.register_to_config(scaling_factor=kind.scaling_factor)
     parts = {
@@ -43,7 +41,7 @@ def write_pipeline(
     }
     if kind.rotary:
         push_past_fp16(trained.transformer)
-    pipeline = CogVideoXPipeline(
+    pipeline = diffusers.CogVideoXPipeline(
         tokenizer=load_tokenizer(tokenizer), scheduler=build_scheduler(kind), **parts
     )
     fresh, final = root / f".{kind.name}", root / kind.name

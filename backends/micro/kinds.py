@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from diffusers import (
-    CogVideoXDDIMScheduler,
-    CogVideoXDPMScheduler,
-    CogVideoXTransformer3DModel,
-)
+from torch import nn
 
+from backends.micro.stack import diffusers
 from backends.micro.text import TEXT_LENGTH
 
 
@@ -34,9 +32,10 @@ KINDS = {
 }
 
 
-def build_scheduler(kind: Kind) -> CogVideoXDDIMScheduler | CogVideoXDPMScheduler:
+def build_scheduler(kind: Kind) -> Any:
     """The kind's default scheduler, configured as the real models' `scheduler_config.json`."""
-    scheduler = CogVideoXDPMScheduler if kind.sampler == "dpm" else CogVideoXDDIMScheduler
+    name = "CogVideoXDPMScheduler" if kind.sampler == "dpm" else "CogVideoXDDIMScheduler"
+    scheduler = getattr(diffusers, name)
     return scheduler(
         num_train_timesteps=1000,
         beta_start=0.00085,
@@ -52,9 +51,9 @@ def build_scheduler(kind: Kind) -> CogVideoXDDIMScheduler | CogVideoXDPMSchedule
     )
 
 
-def build_transformer(kind: Kind) -> CogVideoXTransformer3DModel:
+def build_transformer(kind: Kind) -> nn.Module:
     """A fresh transformer: 6 layers, 4 heads of 32, natural size 17 frames of 64x64."""
-    return CogVideoXTransformer3DModel(
+    return diffusers.CogVideoXTransformer3DModel(
         num_attention_heads=4,
         attention_head_dim=32,
         in_channels=16,

@@ -13,9 +13,10 @@ from typing import cast
 
 import sentencepiece
 import torch
-from transformers import PreTrainedTokenizerBase, T5Config, T5EncoderModel, T5Tokenizer
+from torch import nn
 
 from backends.micro.clips import captions
+from backends.micro.stack import Tokenizer, transformers
 
 TEXT_LENGTH = 24
 VOCABULARY = 148
@@ -54,7 +55,9 @@ def write_tokenizer(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     piece_file = folder / "spiece.model"
     piece_file.write_bytes(model.getvalue())
-    tokenizer = T5Tokenizer.from_pretrained(str(folder), extra_ids=0, model_max_length=TEXT_LENGTH)
+    tokenizer = transformers.T5Tokenizer.from_pretrained(
+        str(folder), extra_ids=0, model_max_length=TEXT_LENGTH
+    )
     tokenizer.save_pretrained(str(folder))
 
 
@@ -63,12 +66,12 @@ def copy_tokenizer(source: Path, destination: Path) -> None:
     shutil.copytree(source, destination, dirs_exist_ok=True)
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer that `write_tokenizer` wrote."""
-    return cast(PreTrainedTokenizerBase, T5Tokenizer.from_pretrained(str(folder)))
+    return transformers.T5Tokenizer.from_pretrained(str(folder))
 
 
-def token_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> torch.Tensor:
+def token_ids(tokenizer: Tokenizer, texts: list[str]) -> torch.Tensor:
     """Ids (N, 24), padded and truncated as the pipelines do."""
     encoded = tokenizer(
         texts, padding="max_length", max_length=TEXT_LENGTH, truncation=True, return_tensors="pt"
@@ -76,10 +79,10 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> torch.Ten
     return cast(torch.Tensor, encoded.input_ids)
 
 
-def build_text_encoder() -> T5EncoderModel:
+def build_text_encoder() -> nn.Module:
     """A fresh encoder with the layers of T5 v1.1 (gated GELU, no biases)."""
-    return T5EncoderModel(
-        T5Config(
+    return transformers.T5EncoderModel(
+        transformers.T5Config(
             vocab_size=VOCABULARY,
             d_model=64,
             d_kv=16,

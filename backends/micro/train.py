@@ -14,10 +14,10 @@ import time
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKLCogVideoX
 
 from backends.micro.assemble import write_pipeline
 from backends.micro.kinds import KINDS, Kind, build_transformer
+from backends.micro.stack import Vae
 from backends.micro.text import build_text_encoder, load_tokenizer, write_tokenizer
 from backends.micro.transformer_stage import (
     Latents,
@@ -45,7 +45,7 @@ def _log(line: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
 
 
-def vae_stage(work: Path) -> AutoencoderKLCogVideoX:
+def vae_stage(work: Path) -> Vae:
     """The trained VAE, rounded to bfloat16, as float32."""
     path, vae = work / "vae.pt", build_vae()
     if path.exists():
@@ -64,7 +64,7 @@ def vae_stage(work: Path) -> AutoencoderKLCogVideoX:
     return vae
 
 
-def latents_stage(work: Path, vae: AutoencoderKLCogVideoX, clips: int) -> Latents:
+def latents_stage(work: Path, vae: Vae, clips: int) -> Latents:
     """The training clips, encoded once."""
     path = work / "latents.pt"
     if path.exists():
@@ -97,7 +97,7 @@ def transformer_stage(work: Path, kind: Kind, latents: Latents, tokenizer: Path)
 
 def main(arguments: list[str]) -> None:
     """Run every stage that the work folder lacks, then write the pipeline folders."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Train the embedded micro models.")
     parser.add_argument("--work", type=Path, required=True, help="keeps finished stages")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "weights")
     parser.add_argument(

@@ -7,14 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from diffusers import AutoencoderKLCogVideoX
 from diffusers.models.embeddings import get_3d_rotary_pos_embed
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
 from backends.micro.clips import clip
 from backends.micro.kinds import Kind, build_scheduler, build_transformer
 from backends.micro.optim import Muon, cosine
+from backends.micro.stack import Tokenizer, Vae
 from backends.micro.text import build_text_encoder, token_ids
 
 BATCH = 32
@@ -43,7 +42,7 @@ class Trained:
 
 
 @torch.no_grad()
-def encode_clips(vae: AutoencoderKLCogVideoX, count: int, log: Callable[[str], None]) -> Latents:
+def encode_clips(vae: Vae, count: int, log: Callable[[str], None]) -> Latents:
     """The first `count` clips, 17 frames of 64x64, through the VAE's own chunked encode."""
     latents: list[Tensor] = []
     captions: list[str] = []
@@ -83,7 +82,7 @@ class _AdamW:
 def train_transformer(
     kind: Kind,
     latents: Latents,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Tokenizer,
     stretches: list[Stretch],
     log: Callable[[str], None],
 ) -> Trained:
@@ -103,7 +102,7 @@ def train_transformer(
 def _train(
     kind: Kind,
     latents: Latents,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Tokenizer,
     stretch: Stretch,
     start: Trained | None,
     log: Callable[[str], None],
@@ -154,7 +153,8 @@ def _train(
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step(cosine(step, stretch.horizon, stretch.lr, warmup=100))
         decay = min(0.998, (1 + step) / (10 + step))
-        torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
+        for kept, parameter in zip(average, parameters, strict=True):
+            kept.lerp_(parameter.detach(), 1 - decay)
         running += float(loss.detach())
         if (step + 1) % 50 == 0:
             spent = time.perf_counter() - started

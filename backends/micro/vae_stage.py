@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKLCogVideoX
 from torch import Tensor, nn
 
 from backends.micro.clips import draw, scene
 from backends.micro.optim import Muon, cosine
+from backends.micro.stack import Vae, diffusers
 
 EVALUATION_SEED = 10_000_000
 """Seeds from here on are never trained on."""
@@ -36,12 +36,12 @@ class Phase:
     batch: int
 
 
-def build_vae() -> AutoencoderKLCogVideoX:
+def build_vae() -> Vae:
     """A fresh VAE of the real topology, prepared to learn in few steps.
 
     Four levels, 8x in space, 4x in time, 16 latent channels, 32 groups per norm as in CogVideo's code.
     """
-    vae = AutoencoderKLCogVideoX(
+    vae = diffusers.AutoencoderKLCogVideoX(
         down_block_types=("CogVideoXDownBlock3D",) * 4,
         up_block_types=("CogVideoXUpBlock3D",) * 4,
         block_out_channels=(32, 32, 32, 64),
@@ -57,7 +57,7 @@ def build_vae() -> AutoencoderKLCogVideoX:
     return vae
 
 
-def _prepare(vae: AutoencoderKLCogVideoX) -> None:
+def _prepare(vae: Vae) -> None:
     for name, module in vae.named_modules():
         if not isinstance(module, nn.Conv3d):
             continue
@@ -89,9 +89,7 @@ def batch_of(rng: np.random.Generator, phase: Phase) -> Tensor:
 
 
 @torch.no_grad()
-def psnr_db(
-    vae: AutoencoderKLCogVideoX, clips: int = 16, frames: int = 17, size: int = 64
-) -> float:
+def psnr_db(vae: Vae, clips: int = 16, frames: int = 17, size: int = 64) -> float:
     """Mean PSNR over unseen clips through the VAE's own chunked encode and decode, in its dtype."""
     values: list[float] = []
     for index in range(clips):
@@ -105,7 +103,7 @@ def psnr_db(
 
 
 def train_vae(
-    vae: AutoencoderKLCogVideoX,
+    vae: Vae,
     phases: list[Phase],
     lr: float,
     horizon: int,
@@ -151,7 +149,7 @@ def train_vae(
 
 
 @torch.no_grad()
-def normalise_latents(vae: AutoencoderKLCogVideoX, std: float, clips: int = 48) -> None:
+def normalise_latents(vae: Vae, std: float, clips: int = 48) -> None:
     """Rescale the latents to standard deviation `std` without changing what the VAE does.
 
     The encoder's last layer is multiplied by c and everything in the decoder that reads the latents

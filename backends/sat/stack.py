@@ -172,7 +172,7 @@ def unchanged_process() -> Generator[None]:
     It seeds every random generator with 1234, turns on cudnn's benchmark and deterministic modes and
     turns off TF32 (`sat/arguments.py`, `set_random_seed`). Here these are the harness's to set.
     """
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    cudnn, matmul = cast(Any, torch.backends.cudnn), torch.backends.cuda.matmul
     flags = cudnn.benchmark, cudnn.deterministic, cudnn.enabled, matmul.allow_tf32
     python_state, numpy_state = random.getstate(), np.random.get_state()
     try:

@@ -1,4 +1,4 @@
-"""Mistakes that only a worker sees end like all others: one message, exit code 2, nothing half-written."""
+"""Mistakes that only a worker sees: one message, exit code 2, nothing half-written."""
 
 import errno
 import os

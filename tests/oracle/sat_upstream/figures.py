@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,7 +25,8 @@ def main() -> None:
     from backends.sat.stack import SoloWorld
 
     SoloWorld()
-    upstream = Upstream(folder)
+    with redirect_stdout(sys.stderr):  # upstream prints as it is imported and built
+        upstream = Upstream(folder)
     asked = subprocess.run(
         ["git", "-C", str(folder), "rev-parse", "--short", "HEAD"],
         capture_output=True, text=True, check=False,
@@ -36,7 +38,9 @@ def main() -> None:
     )
     print("| part | what | largest difference | relative L2 |\n|---|---|---|---|")
     for part, compare in COMPARISONS.items():
-        for what, largest, relative in compare(upstream):
+        with redirect_stdout(sys.stderr):
+            figures = list(compare(upstream))
+        for what, largest, relative in figures:
             print(f"| {part} | {what} | {largest:.1e} | {relative:.1e} |")
 
 
