@@ -25,8 +25,10 @@ KNOWN: tuple[KnownDifference, ...] = (
         id="zero_snr_subset",
         policy="schedule",
         says="SAT picks the N timesteps and rescales those to zero terminal SNR; Diffusers rescales"
-        " all 1000 and then picks, so alpha_bar differs by a few tenths of a percent",
-        source="CogVideo sat/sgm/modules/diffusionmodules/discretizer.py get_sigmas;"
+        " all 1000 and then picks, so alpha_bar differs by a few tenths of a percent; SAT's denoiser"
+        " rounds it to the nearest of the full 1000 levels besides",
+        source="CogVideo sat/sgm/modules/diffusionmodules/discretizer.py get_sigmas, denoiser.py"
+        " possibly_quantize_sigma;"
         " diffusers scheduling_dpm_cogvideox.py rescale_zero_terminal_snr",
         factor="schedule",
     ),
