@@ -71,8 +71,8 @@ class ScheduleTable:
 
     `timesteps` (N,) are the integers given to the transformer, first step first. `alpha_bar` (N,) is
     the cumulative signal power at each step and `alpha_bar_next` (N,) that at the step's target.
-    They are lists of float64 that hold the stack's float32 values exactly. The target of step i is
-    not always the start of step i+1: Diffusers steps by 1000 // N.
+    They are lists of float64 that hold the stack's own values exactly (SAT's are float32). The target
+    of step i is not always the start of step i+1: Diffusers steps by 1000 // N.
     """
 
     timesteps: list[int]

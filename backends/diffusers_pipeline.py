@@ -5,7 +5,7 @@ It is made of:
     diffusers_options     the flat YAML options, checked
     diffusers_checkpoint  opening a folder or hub id, with errors a user can act on
     diffusers_placement   full device and the offload kinds; reading weights under each
-    diffusers_runtime     attention kernel and TF32, in force only while it computes
+    runtime     attention kernel and TF32, in force only while it computes
     diffusers_case        whether the model can render a case
     diffusers_solver      the schedulers with tape, schedule and latent dtype imposed
     diffusers_stack       the pipeline's parts, called as it calls them
@@ -47,7 +47,7 @@ class DiffusersBackend:
                     " name an interpreter that has it in the variant's `python`"
                 ) from error
         from backends.diffusers_placement import check_placement
-        from backends.diffusers_runtime import check_runnable, resolve_device
+        from backends.runtime import check_runnable, resolve_device
 
         device = resolve_device(parsed.device)
         check_placement(parsed.placement, device, parsed.use_stream)
@@ -66,7 +66,7 @@ class DiffusersPipeline:
         from backends.diffusers_checkpoint import check_model_kind, load_pipeline
         from backends.diffusers_identity import TensorNames
         from backends.diffusers_placement import Placement
-        from backends.diffusers_runtime import resolve_device
+        from backends.runtime import resolve_device
 
         self._dtype = torch_dtype("dtype", options.dtype)
         self._vae_dtype = torch_dtype("vae_dtype", options.vae_dtype or options.dtype)
@@ -143,8 +143,8 @@ class DiffusersPipeline:
     def _run(self, case: Case, inputs: Inputs) -> DiffusersRun:
         from backends.diffusers_case import check_case
         from backends.diffusers_run import DiffusersRun
-        from backends.diffusers_runtime import in_force
         from backends.diffusers_stack import Stack
+        from backends.runtime import in_force
 
         pipe, options = self._opened(), self._options
         check_case(pipe, case)

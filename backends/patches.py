@@ -18,12 +18,9 @@ configs and the native object, or wrap both.
 from __future__ import annotations
 
 import difflib
-import hashlib
 import importlib.util
-import sys
 from collections.abc import Callable
 from importlib import import_module
-from pathlib import Path
 
 from backends.base import Pipeline
 from backends.errors import InvalidRequest
@@ -76,18 +73,6 @@ def apply(name: str, pipeline: Pipeline) -> Pipeline:
     """Apply patch `name`; return the pipeline to use from now on."""
     replacement = _patch(name)(pipeline)
     return pipeline if replacement is None else replacement
-
-
-def source_digest(name: str) -> str:
-    """SHA-256 of the source file that registered patch `name`: part of a render's key."""
-    module = sys.modules[_patch(name).__module__]
-    source = getattr(module, "__file__", None)
-    if source is None:
-        raise InvalidRequest(
-            f"patch {name!r} comes from {module.__name__}, which has no source file, so a render"
-            " with it could not be told from others; put it into a .py file"
-        )
-    return hashlib.sha256(Path(source).read_bytes()).hexdigest()
 
 
 def _check_plugin(module_name: str) -> None:

@@ -37,7 +37,7 @@ class SatBackend:
         import_module("backends.sat.stack")
         import torch
 
-        from backends.diffusers_runtime import check_runnable, resolve_device
+        from backends.runtime import check_runnable, resolve_device
 
         device = resolve_device(parsed.device)
         check_runnable(device, getattr(torch, parsed.dtype), parsed.attention)
@@ -53,7 +53,7 @@ class SatPipeline:
     def __init__(self, model: str, options: SatOptions) -> None:
         import torch
 
-        from backends.diffusers_runtime import resolve_device
+        from backends.runtime import resolve_device
         from backends.sat.engine import SatEngine
         from backends.sat.source import open_source
         from backends.sat.stack import SoloWorld
@@ -114,7 +114,7 @@ class SatPipeline:
         return self._engine
 
     def _run(self, case: Case, inputs: Inputs) -> SatRun:
-        from backends.diffusers_runtime import in_force
+        from backends.runtime import in_force
         from backends.sat.run import SatRun
 
         engine, options = self._opened(), self._options

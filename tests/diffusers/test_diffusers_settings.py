@@ -12,8 +12,8 @@ from small_renders import CASE, Full, opened
 
 from backends.base import Inputs
 from backends.diffusers_options import DiffusersOptions, parse_options
-from backends.diffusers_runtime import in_force
 from backends.errors import InvalidRequest, MissingPrerequisite
+from backends.runtime import in_force
 
 CONF = Path(__file__).parents[2] / "conf" / "backend"
 
