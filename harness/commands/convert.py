@@ -9,6 +9,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.commands.output import console
+
 if TYPE_CHECKING:
     from backends.checkpoints import ConversionReport
 
@@ -44,7 +46,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print_report(done: ConversionReport) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("component", "tensors", "dtypes", "renamed", "cut or joined", "digest", box=None)
@@ -54,8 +55,8 @@ def _print_report(done: ConversionReport) -> None:
         table.add_row(
             part.component, str(part.tensors), dtypes, *counts, f"{part.digest_after[:12]} equal"
         )
-    console = Console()
-    console.print(table)
+    out = console()
+    out.print(table)
     for notice in done.notices:
-        console.print(f"{notice.action}: {notice.what}: {notice.why}", markup=False)
-    console.print(f"{done.destination} holds {done.source} as a {done.to} model", markup=False)
+        out.print(f"{notice.action}: {notice.what}: {notice.why}", markup=False)
+    out.print(f"{done.destination} holds {done.source} as a {done.to} model", markup=False)

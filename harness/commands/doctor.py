@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.commands.output import console
 from harness.errors import EXIT_EQUIVALENT, EXIT_USAGE
 
 if TYPE_CHECKING:
@@ -58,7 +59,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print_table(rows: list[Row], ready: bool) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -75,10 +75,10 @@ def _print_table(rows: list[Row], ready: bool) -> None:
         area = "" if row.area == last else row.area
         table.add_row(area, row.what, Text(row.state, _STYLES[row.state]), detail)
         last = row.area
-    console = Console()
-    console.print(table)
+    out = console()
+    out.print(table)
     missing = ", ".join(f"{r.area} {r.what}" for r in rows if r.needed and r.state != "works")
-    console.print(
+    out.print(
         "\nThe demo can run: parity run experiment=demo"
         if ready
         else f"\nThe demo cannot run until this works: {missing}"

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.commands.output import console
 from harness.commands.settings import Request, add_settings, carry_out
 from harness.errors import ParityError
 
@@ -41,7 +42,6 @@ def job(config: RunConfig, request: Request) -> int:
 
 def judged(config: RunConfig, request: Request) -> tuple[Path, RunResult]:
     """Render and judge with progress on stderr, print the matrix, return run folder and result."""
-    from rich.console import Console
 
     from harness import report, session
 
@@ -49,5 +49,5 @@ def judged(config: RunConfig, request: Request) -> tuple[Path, RunResult]:
         folder, result = session.run(config, request.plugins, request.command, progress)
     if result is None:
         raise ParityError(f"the run in {folder} ended without verdicts")
-    report.print_matrix(result, Console(), config.store)
+    report.print_matrix(result, console(), config.store)
     return folder, result

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.commands.output import console
 from harness.errors import StoreError
 
 if TYPE_CHECKING:
@@ -54,7 +55,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print_table(records: list[RenderRecord]) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -73,14 +73,14 @@ def _print_table(records: list[RenderRecord]) -> None:
             Text(record.status, "" if record.status == "ok" else "yellow"),
             record.created[:16].replace("T", " "),
         )
-    console = Console()
-    console.print(table)
+    out = console()
+    out.print(table)
     for record in records:
         if record.message:
-            console.print(
+            out.print(
                 f"{record.key[:_KEY_LENGTH]} {record.status}: {visible(record.message)}",
                 style="yellow",
                 markup=False,
                 soft_wrap=True,
             )
-    console.print(f"{len(records)} renders")
+    out.print(f"{len(records)} renders")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from harness.commands.output import console
+
 _EXAMPLES = """\
 examples:
   parity report                          the newest run
@@ -34,13 +36,12 @@ def describe(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out the verb."""
-    from rich.console import Console
 
     from harness import report
     from harness.report.reading import RunFiles
 
     result = RunFiles.open(args.folder, args.store or Path()).result
     store = args.store or Path(result.config["store"])
-    report.print_matrix(result, Console(), store)
+    report.print_matrix(result, console(), store)
     print(f"report: {report.write(args.folder, store)}")
     return result.exit_code

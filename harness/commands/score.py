@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from harness.commands.output import console
 from harness.commands.settings import Request, add_settings, carry_out
 from harness.errors import EXIT_EQUIVALENT, EXIT_UNDECIDED
 
@@ -38,18 +39,17 @@ def run(args: argparse.Namespace) -> int:
 
 def job(config: RunConfig, request: Request) -> int:
     """One configuration, up to its scores."""
-    from rich.console import Console
 
     from harness import report, session
 
     with report.Progress() as progress:
         _, result = session.run(config, request.plugins, request.command, progress)
     assert result is not None  # only a session that ends with `render` has none
-    console = Console()
-    console.print(_table(result.pairs, config.seeds))
+    out = console()
+    out.print(_table(result.pairs, config.seeds))
     problems = [line for pair in result.pairs for line in _unscored(pair)]
     for line in problems:
-        console.print(line, style="yellow", markup=False, soft_wrap=True)
+        out.print(line, style="yellow", markup=False, soft_wrap=True)
     return EXIT_UNDECIDED if problems else EXIT_EQUIVALENT
 
 

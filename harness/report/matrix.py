@@ -73,6 +73,11 @@ class Row:
             return Cell("unscored", floor)
         return Cell(_shown(reading.worst) + ("*" if reading.unscored else ""), floor)
 
+    def scored(self, name: str) -> bool:
+        """Whether any seed of this pair has a score of metric `name`."""
+        reading = self.metrics.get(name)
+        return reading is not None and reading.worst is not None
+
     @property
     def first_step(self) -> str:
         """The first differing step over the seeds, counted from 0."""

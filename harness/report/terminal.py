@@ -15,6 +15,9 @@ from harness.report.reading import Renders
 from harness.report.text import finding_sentence, visible
 from harness.report.verdicts import VERDICTS, Tone
 
+ROOMY = 100
+"""Terminal columns from which every column of the matrix is shown."""
+
 _STYLES: dict[Tone, str] = {"bad": "bold red", "open": "bold yellow", "good": "green"}
 _COLUMN_TITLES = {
     "psnr": "PSNR\ndB",
@@ -37,7 +40,7 @@ def print_matrix(result: RunResult, console: Console, store_root: Path | None = 
     if matrix.reference:
         console.print(Text(f"Reference: {visible(matrix.reference)}\n", "bold"))
     if matrix.rows:
-        console.print(_table(matrix, with_costs=costs is not None))
+        console.print(_table(matrix, costs is not None, console.width >= ROOMY))
     for row in matrix.rows:
         _print_pair(row, console)
     for sentence in matrix.unscored:
@@ -46,22 +49,29 @@ def print_matrix(result: RunResult, console: Console, store_root: Path | None = 
     console.print(Padding(Text(matrix.headline, "bold"), (1, 0, 0, 0)))
 
 
-def _table(matrix: Matrix, with_costs: bool) -> Table:
+def _table(matrix: Matrix, with_costs: bool, roomy: bool) -> Table:
+    """Names are never cut into pieces; a narrow terminal has fewer columns instead.
+
+    Where there is no room, costs are left to the page, and a metric that no pair could score to the
+    sentence about it below.
+    """
+    with_costs = with_costs and roomy
+    metrics = [m for m in matrix.metrics if roomy or any(r.scored(m) for r in matrix.rows)]
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold dim")
-    table.add_column("case, model\n  candidate", overflow="fold", ratio=1)
+    table.add_column("case\n  candidate", no_wrap=True)
     table.add_column("verdict\n", no_wrap=True)
-    numbers = ["latents\nrel. L2", *(_COLUMN_TITLES[name] for name in matrix.metrics)]
+    numbers = ["latents\nrel. L2", *(_COLUMN_TITLES[name] for name in metrics)]
     numbers += ["first\nstep", "find-\nings"]
     for title in [*numbers, *(["time\nx ref.", "peak\nx ref."] if with_costs else [])]:
         table.add_column(title, justify="right", no_wrap=True)
     for row in matrix.rows:
         pair, word = row.pair, row.verdict
-        name = Text(f"{visible(pair.case)}, {visible(pair.model)}\n", "bold")
+        name = Text(f"{visible(pair.case)}\n", "bold")
         against = "" if matrix.reference else f" vs {visible(pair.reference)}"
         name.append(f"  {visible(pair.candidate)}{against}", "not bold")
         verdict = Text(f"{word.symbol} {word.name}", _STYLES[word.tone])
         verdict.append("\n    rerun floor:" if pair.floor else "", "not bold dim default")
-        cells = [row.latents, *(row.metric(metric) for metric in matrix.metrics)]
+        cells = [row.latents, *(row.metric(metric) for metric in metrics)]
         plain = [row.first_step, str(len(pair.findings))]
         plain += [row.time, row.peak] if with_costs else []
         table.add_row(name, verdict, *(_numbers(cell, row) for cell in cells), *plain)
