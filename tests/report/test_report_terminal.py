@@ -96,7 +96,7 @@ def test_nan_inf_and_missing_distances_are_shown_as_such(run: Synthetic):
     run.pair("broken", "shapes", distances=[distance(0, None)])
     rows = printed(run).splitlines()
     heads = [i for i, row in enumerate(rows) if row.startswith("circle") and "✖ broken" in row]
-    shown = [(rows[i + 1].strip(), rows[i].split()[4]) for i in heads]
+    shown = [(rows[i + 1].strip(), rows[i].split()[3]) for i in heads]
     assert sorted(shown) == [("inf", "inf"), ("nan", "nan"), ("shapes", "—")]
     assert shown[-1] == ("shapes", "—")
 
