@@ -72,12 +72,15 @@ class ScheduleTable:
     `timesteps` (N,) are the integers given to the transformer, first step first. `alpha_bar` (N,) is
     the cumulative signal power at each step and `alpha_bar_next` (N,) that at the step's target.
     They are lists of float64 that hold the stack's own values exactly (SAT's are float32). The target
-    of step i is not always the start of step i+1: Diffusers steps by 1000 // N.
+    of step i is not always the start of step i+1: Diffusers steps by 1000 // N. `alpha_bar_clean` (N,)
+    is the level that turns velocity into a clean sample, where that is not `alpha_bar`: SAT's denoiser
+    rounds to the nearest of all 1000 levels while its solver does not. None: `alpha_bar` itself.
     """
 
     timesteps: list[int]
     alpha_bar: list[float]
     alpha_bar_next: list[float]
+    alpha_bar_clean: list[float] | None = None
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from importlib import import_module
@@ -132,6 +133,8 @@ class Solver:
         if self._imposed_table is not None:
             self._impose(arguments, index)
         sample: Tensor = arguments["sample"]
+        velocity: Tensor = arguments["model_output"]
+        arguments["model_output"] = self._for_clean_level(velocity, sample, index)
         sampler = "dpm" if "timestep_back" in bound.signature.parameters else "ddim"
         # A last step that does not end on clean latents is drawn like any other; this happens when
         # the number of steps does not divide 1000.
@@ -143,8 +146,21 @@ class Solver:
         if self._imposed:
             self._kept = result
         self._index += 1
-        seen(index, sample, arguments["model_output"], result)
+        seen(index, sample, velocity, result)
         return (result, *rest)
+
+    def _for_clean_level(self, velocity: Tensor, sample: Tensor, index: int) -> Tensor:
+        """The velocity from which the solver, at alpha a, finds the clean sample of alpha c.
+
+        w with sqrt(a) x - sqrt(1 - a) w = sqrt(c) x - sqrt(1 - c) v; v itself where c equals a, as in
+        every table of Diffusers' own.
+        """
+        a = self.table.alpha_bar[index]
+        c = a if self.table.alpha_bar_clean is None else self.table.alpha_bar_clean[index]
+        if c == a:
+            return velocity
+        shift = math.sqrt(a) - math.sqrt(c)
+        return (shift * sample.float() + math.sqrt(1 - c) * velocity) / math.sqrt(1 - a)
 
     def _final(self, index: int) -> bool:
         """Whether a step goes to clean latents, which the solvers do in first order."""

@@ -58,3 +58,16 @@ def test_native_policies_move_it_visibly_and_each_is_named(pairs) -> None:
 def test_the_reference_repeats_itself_to_the_bit(pairs) -> None:
     for pair in pairs.values():
         assert all(seed["frames_equal"] and seed["latents_equal"] for seed in pair["floor"])
+
+
+def test_sat_as_the_reference_is_equalised_as_well(tmp_path: Path) -> None:
+    """Its denoiser rounds alpha_bar to all 1000 levels while its solver does not; both are shared."""
+    code = main(
+        [
+            "run", "case=micro_5b_quick", "reference=sat", "candidate=[diffusers]",
+            "judge.rerun=false", f"store={tmp_path}/store", f"results={tmp_path}/results",
+        ]
+    )  # fmt: skip
+    assert code == EXIT_UNDECIDED
+    verdict = json.loads((tmp_path / "results" / "latest" / "verdict.json").read_text())
+    assert 0 < _latents(verdict["pairs"][0]) <= 1e-4

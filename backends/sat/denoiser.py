@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from backends.sat.config import GuidanceConfig, ScheduleConfig
-from backends.sat.discretization import StepTable, signal_levels
+from backends.sat.discretization import StepTable, denoiser_levels
 
 Network = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -51,16 +51,18 @@ class Denoiser:
 
     def __init__(self, network: Network, schedule: ScheduleConfig) -> None:
         self._network = network
-        self._full = signal_levels(schedule, schedule.num_timesteps).flip(0)
+        self._schedule = schedule
 
     def level(self, table: StepTable, step: int) -> Tensor:
         """sqrt(alpha_bar), a float32 scalar, with which step `step` turns velocity into a
         sample."""
-        level = table.levels[step]
-        if not table.own:
-            return level
-        full = self._full.to(level.device)
-        return full[(level - full).abs().argmin()]
+        if table.own:
+            return self.levels(table)[step]
+        return (table.levels if table.clean_levels is None else table.clean_levels)[step]
+
+    def levels(self, table: StepTable) -> Tensor:
+        """The levels (N,) of SAT's own table as this denoiser rounds them."""
+        return denoiser_levels(self._schedule, table.levels)
 
     def clean(self, velocity: Tensor, latents: Tensor, level: Tensor) -> Tensor:
         """The clean sample a x - sqrt(1 - a^2) v at level a, in float32."""

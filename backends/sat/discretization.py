@@ -68,27 +68,39 @@ def signal_levels(config: ScheduleConfig, steps: int) -> Tensor:
 class StepTable:
     """What a solver uses, step by step: timestep, and sqrt(alpha_bar) before and after the step.
 
-    `levels` and `next_levels` are float32 (N,). `own` tells SAT's table from a foreign one.
+    `levels` and `next_levels` are float32 (N,). `own` tells SAT's table from a foreign one, whose
+    `clean_levels` are what velocity is turned into a clean sample with; SAT's denoiser has its own.
     """
 
     timesteps: list[int]
     levels: Tensor
     next_levels: Tensor
     own: bool
+    clean_levels: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.timesteps)
 
     def to(self, device: torch.device) -> StepTable:
         """The same table on another device."""
-        return replace(self, levels=self.levels.to(device), next_levels=self.next_levels.to(device))
+        clean = None if self.clean_levels is None else self.clean_levels.to(device)
+        return replace(
+            self,
+            levels=self.levels.to(device),
+            next_levels=self.next_levels.to(device),
+            clean_levels=clean,
+        )
 
-    def exported(self) -> ScheduleTable:
-        """The table as plain numbers; a float32 level squared is exact in float64."""
+    def exported(self, clean_levels: Tensor) -> ScheduleTable:
+        """The table as plain numbers, with the denoiser's levels (N,).
+
+        A float32 level squared is exact in float64.
+        """
         return ScheduleTable(
             timesteps=list(self.timesteps),
             alpha_bar=(self.levels.double() ** 2).tolist(),
             alpha_bar_next=(self.next_levels.double() ** 2).tolist(),
+            alpha_bar_clean=(clean_levels.double() ** 2).tolist(),
         )
 
 
@@ -99,27 +111,39 @@ def own_table(config: ScheduleConfig, steps: int) -> StepTable:
     return StepTable(timesteps_of(steps, config.num_timesteps), levels, following, own=True)
 
 
-def shared_table(config: ScheduleConfig, steps: int, table: ScheduleTable) -> StepTable:
+def denoiser_levels(config: ScheduleConfig, levels: Tensor) -> Tensor:
+    """`levels` (N,) rounded to the nearest of the denoiser's full table, which is rescaled as a whole.
+
+    Source: `sgm/modules/diffusionmodules/denoiser.py`, `possibly_quantize_sigma`.
+    """
+    full = signal_levels(config, config.num_timesteps).flip(0).to(levels.device)
+    return full[(levels[:, None] - full).abs().argmin(dim=1)]
+
+
+def shared_table(
+    config: ScheduleConfig, denoiser: ScheduleConfig, steps: int, table: ScheduleTable
+) -> StepTable:
     """A table that a reference handed over; SAT's own if it is equal to that to the bit.
 
     Raises `InvalidRequest` if it does not fit `steps` or is no table.
     """
-    lengths = {len(table.timesteps), len(table.alpha_bar), len(table.alpha_bar_next)}
+    clean = table.alpha_bar if table.alpha_bar_clean is None else table.alpha_bar_clean
+    lengths = {len(table.timesteps), len(table.alpha_bar), len(table.alpha_bar_next), len(clean)}
     if lengths != {steps}:
         raise InvalidRequest(
             f"the shared schedule has {' or '.join(map(str, sorted(lengths)))} entries but the case"
             f" has {steps} steps;"
             " export the inputs again for this case"
         )
-    values = [*table.alpha_bar, *table.alpha_bar_next]
+    values = [*table.alpha_bar, *table.alpha_bar_next, *clean]
     if not all(math.isfinite(v) and 0.0 <= v <= 1.0 for v in values):
         raise InvalidRequest("the shared schedule has alpha_bar outside [0, 1]; export it again")
     if steps > 1:
         own = own_table(config, steps)
-        if own.exported() == table:
+        if own.exported(denoiser_levels(denoiser, own.levels)) == table:
             return own
-    levels, following = (
+    levels, following, clean_levels = (
         torch.tensor(column, dtype=torch.float64).sqrt().float()
-        for column in (table.alpha_bar, table.alpha_bar_next)
+        for column in (table.alpha_bar, table.alpha_bar_next, clean)
     )
-    return StepTable(list(table.timesteps), levels, following, own=False)
+    return StepTable(list(table.timesteps), levels, following, False, clean_levels)

@@ -59,7 +59,9 @@ class SatRun:
         self._table = (
             own_table(schedule, case.steps)
             if inputs.schedule is None
-            else shared_table(schedule, case.steps, inputs.schedule)
+            else shared_table(
+                schedule, engine.config.denoiser_schedule, case.steps, inputs.schedule
+            )
         ).to(engine.device)
         self._solver = make_solver(case.sampler, self._table)
 
@@ -73,7 +75,9 @@ class SatRun:
 
     @property
     def schedule(self) -> ScheduleTable:
-        return self._inputs.schedule or self._table.exported()
+        if self._inputs.schedule is not None:
+            return self._inputs.schedule
+        return self._table.exported(self._engine.denoiser.levels(self._table))
 
     @property
     def latent_shape(self) -> tuple[int, int, int, int, int]:

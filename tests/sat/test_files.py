@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import MODEL  # pyright: ignore[reportMissingImports]
+from small_sat import MODEL
 from torch import nn
 
 from backends.checkpoints.sat_document import sat_document

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from conftest import ROTARY, SIN_COS, VAE  # pyright: ignore[reportMissingImports]
+from small_sat import ROTARY, SIN_COS, VAE
 
 from backends.sat.config import TransformerConfig
 from backends.sat.transformer import DiffusionTransformer

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import SCHEDULE  # pyright: ignore[reportMissingImports]
 from diffusers import CogVideoXDDIMScheduler, CogVideoXDPMScheduler
 from diffusers.schedulers import scheduling_dpm_cogvideox
+from small_sat import SCHEDULE
 
 from backends.base import ScheduleTable
 from backends.errors import InvalidRequest
@@ -163,16 +163,19 @@ def test_the_denoiser_guides_the_clean_sample() -> None:
 
 def test_tables_are_shared_to_the_bit() -> None:
     own = own_table(SCHEDULE, 7)
-    again = shared_table(SCHEDULE, 7, own.exported())
+    denoiser = Denoiser(lambda x, _t, _c: x, SCHEDULE)
+    exported = own.exported(denoiser.levels(own))
+    again = shared_table(SCHEDULE, SCHEDULE, 7, exported)
     assert again.own and torch.equal(again.levels, own.levels)
-    exported = own.exported()
+    assert exported.alpha_bar_clean != exported.alpha_bar
     foreign = ScheduleTable(
         exported.timesteps, [a * 0.99 for a in exported.alpha_bar], exported.alpha_bar_next
     )
-    table = shared_table(SCHEDULE, 7, foreign)
+    table = shared_table(SCHEDULE, SCHEDULE, 7, foreign)
     assert not table.own
-    assert Denoiser(lambda x, _t, _c: x, SCHEDULE).level(table, 3) == table.levels[3]
+    assert denoiser.level(table, 3) == table.levels[3]
     with pytest.raises(InvalidRequest, match="7 entries but the case has 8"):
-        shared_table(SCHEDULE, 8, exported)
+        shared_table(SCHEDULE, SCHEDULE, 8, exported)
     with pytest.raises(InvalidRequest, match="outside"):
-        shared_table(SCHEDULE, 7, ScheduleTable(exported.timesteps, [math.nan] * 7, [1.0] * 7))
+        bad = ScheduleTable(exported.timesteps, [math.nan] * 7, [1.0] * 7)
+        shared_table(SCHEDULE, SCHEDULE, 7, bad)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from conftest import relative  # pyright: ignore[reportMissingImports]
 from diffusers.models.embeddings import get_3d_rotary_pos_embed
+from small_sat import relative
 
 LATENTS = torch.randn(2, 3, 4, 4, 6, generator=torch.Generator().manual_seed(1))
 TEXT = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(2))

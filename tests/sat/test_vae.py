@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import VAE, relative, scramble  # pyright: ignore[reportMissingImports]
+from small_sat import VAE, relative, scramble
 
 from backends.errors import InvalidRequest
 from backends.sat.causal import CausalConv3d, SplitConv3d
