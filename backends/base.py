@@ -32,7 +32,8 @@ DTYPES = ("float32", "bfloat16", "float16")
 class Case:
     """What to render. `model` is a micro model's name, a local folder, or a hub id.
 
-    `height` and `width` are pixels, `fps` frames a second. `sampler` and `dynamic_guidance` are part
+    `image` is a picture file for image-to-video, `video` a clip for video-to-video, of whose noise
+    schedule the last `strength` (0 to 1] is run; with neither it is text-to-video. `height` and `width` are pixels, `fps` frames a second. `sampler` and `dynamic_guidance` are part
     of the case because every stack must be told them explicitly: their defaults differ.
     """
 
@@ -49,6 +50,8 @@ class Case:
     sampler: Sampler
     fps: int
     image: str | None = None
+    video: str | None = None
+    strength: float = 0.8
 
 
 @dataclass(frozen=True)
@@ -89,12 +92,14 @@ class Inputs:
 
     `text` and `negative_text` are (1, L, D). `schedule` replaces the stack's own table.
     `latent_dtype` is the dtype to which the latents are rounded after every solver step.
+    `image_scale` multiplies the VAE's latents of the conditioning image.
     """
 
     text: Tensor | None = None
     negative_text: Tensor | None = None
     schedule: ScheduleTable | None = None
     latent_dtype: str | None = None
+    image_scale: float | None = None
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,8 @@ class Policies:
     """What a stack does when left to itself, in words; equal words mean equal policy.
 
     `layer_norm_eps` is that of the transformer's last norm. `frames_to_uint8` is the stack's own
-    exporter, which the harness does not use. Values are short phrases or numbers so that they can be
+    exporter, which the harness does not use. `image_scale` multiplies the latents of a conditioning
+    image; None for a model that takes none. Values are short phrases or numbers so that they can be
     compared and shown.
     """
 
@@ -112,6 +118,7 @@ class Policies:
     guidance_target: str
     layer_norm_eps: float
     frames_to_uint8: str
+    image_scale: float | None = None
 
 
 @dataclass(frozen=True)
@@ -177,8 +184,15 @@ class Run(Protocol):
         """Canonical shape of the latents."""
         ...
 
+    def encode_image(self, tape: NoiseTape) -> Tensor | None:
+        """Encode, scale and pad the case's image: (1, T, C, H, W) as the transformer takes it.
+
+        Called before `initial_latents`; the run keeps the result. None for a model that takes none.
+        """
+        ...
+
     def initial_latents(self, tape: NoiseTape) -> Tensor:
-        """Draw and scale the initial latents."""
+        """Draw and scale the initial latents. For video-to-video, noise the encoded clip."""
         ...
 
     def predict(self, latents: Tensor, step: int) -> Prediction:

@@ -69,6 +69,9 @@ class DiffusersRun:
     def latent_shape(self) -> tuple[int, int, int, int, int]:
         return self._shape
 
+    def encode_image(self, tape: NoiseTape) -> Tensor | None:
+        return None
+
     def initial_latents(self, tape: NoiseTape) -> Tensor:
         return self._noise(tape) * self._solver.scheduler.init_noise_sigma
 

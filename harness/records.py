@@ -59,7 +59,7 @@ class PipelineRecord(Record):
     weights: dict[str, str]
     dtypes: dict[str, str]
     configs: dict[str, Any]
-    policies: dict[str, str | float]
+    policies: dict[str, str | float | None]
 
 
 class RenderRecord(Record):
@@ -97,11 +97,23 @@ class RenderRecord(Record):
     created: str
 
 
+Component = Literal[
+    "text", "image_encoder", "schedule", "noise", "transformer", "guidance", "solver", "decoder",
+    "loop", "frames",
+]  # fmt: skip
+"""The parts of a pipeline that a finding can name. `loop` is the stack's own sampling loop around the
+stages, `frames` what happens to the video after decoding."""
+
+Outcome = Literal["agrees", "differs", "noted", "unscored"]
+
+
 class Finding(Record):
     """One named cause. `known` is the id of a registered deliberate difference, if it is one.
 
     `kind` is where it was seen: `policy`, `weights`, `config`, `dtype`, `schedule`, `noise`,
-    `frames`. `detail` is one sentence for a person, with both values.
+    `frames`, `component`, `block`. `detail` is one sentence for a person, with both values.
+    `component` is the part it belongs to, `block` the canonical module name where that is known,
+    `share` its share of the squared gap (negative: it cancels another), `remedy` what to do next.
     """
 
     kind: str
@@ -110,6 +122,52 @@ class Finding(Record):
     reference: Any = None
     candidate: Any = None
     known: str | None = None
+    component: Component | None = None
+    block: str | None = None
+    share: float | None = None
+    remedy: str | None = None
+
+
+class Evidence(Record):
+    """One check in the chain that led to a verdict, in the order in which the checks were made.
+
+    `stage` is the stage of the procedure: `exact`, `collapse`, `oracle`, `native`, `order`, `free`,
+    `statistics`. `value` is what was measured and `limit` the bound that it was held against, both in
+    `unit`; `healthy` are the values of the healthy members, the noise band. `higher_is_worse` gives
+    the direction. `step` and `seed` say where the worst value lies. An `unscored` check could not be
+    made; `detail` says why, and it is never a pass.
+    """
+
+    stage: str
+    check: str
+    component: Component | None = None
+    outcome: Outcome
+    detail: str
+    value: float | None = None
+    limit: float | None = None
+    unit: str = ""
+    healthy: list[float] = []
+    higher_is_worse: bool = True
+    step: int | None = None
+    seed: int | None = None
+
+
+class BlockDistance(Record):
+    """One module of the teacher-forced scan: relative L2 of its output, and its healthy limit."""
+
+    module: str
+    step: int
+    value: float | None
+    limit: float | None
+
+
+class Share(Record):
+    """A component's Shapley share of the squared gap, with its interval over seeds (95 %)."""
+
+    component: Component
+    share: float
+    low: float
+    high: float
 
 
 class SeedDistances(Record):
@@ -135,7 +193,9 @@ class PairResult(Record):
     `floor_scores` and `floor` are the same for the reference rendered again in a fresh process.
     `renders` maps "reference", "candidate" and "rerun" to render keys by seed. `cost_guided_calls`
     counts guided transformer calls spent on both sides. `share` are the factors that the candidate
-    took from the reference.
+    took from the reference. `summary` is the verdict in one paragraph to paste into an issue,
+    `evidence` the chain of checks behind it, `shares` and `blocks` where the gap lies (empty where
+    that was not asked or nothing differs).
     """
 
     case: str
@@ -153,6 +213,10 @@ class PairResult(Record):
     floor_scores: dict[str, list[dict[str, Any]]]
     renders: dict[str, dict[int, str]]
     cost_guided_calls: int
+    summary: str = ""
+    evidence: list[Evidence] = []
+    shares: list[Share] = []
+    blocks: list[BlockDistance] = []
 
 
 class RunResult(Record):

@@ -83,6 +83,9 @@ class SatRun:
     def latent_shape(self) -> tuple[int, int, int, int, int]:
         return self._shape
 
+    def encode_image(self, tape: NoiseTape) -> Tensor | None:
+        return None
+
     def initial_latents(self, tape: NoiseTape) -> Tensor:
         return self._engine.start(self._plan, self._shape, self._noise(tape))
 
