@@ -33,8 +33,9 @@ class Case:
     """What to render. `model` is a micro model's name, a local folder, or a hub id.
 
     `image` is a picture file for image-to-video, `video` a clip for video-to-video, of whose noise
-    schedule the last `strength` (0 to 1] is run; with neither it is text-to-video. `height` and `width` are pixels, `fps` frames a second. `sampler` and `dynamic_guidance` are part
-    of the case because every stack must be told them explicitly: their defaults differ.
+    schedule the last `strength` (0 to 1] is run; with neither it is text-to-video. `height` and
+    `width` are pixels, `fps` frames a second. `sampler` and `dynamic_guidance` are part of the case
+    because every stack must be told them explicitly: their defaults differ.
     """
 
     name: str

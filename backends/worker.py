@@ -9,6 +9,7 @@ environment of its own.
     {"op": "open", "variant": {...}, "model": m, ...}         -> identity, policies, seconds
     {"op": "export", "case": {...}, "path": p}                -> writes the inputs a pair shares
     {"op": "render", "request": {...}}                        -> writes frames and trace, a record
+    {"op": "probe", "case": {...}, "questions": [...], ...}   -> writes answers, facts, guided calls
     {"op": "close"}                                           -> releases the pipeline
 
 An answer is {"ok": true, "result": ...} or {"ok": false, "outcome", "kind", "message", "trace"}.
@@ -24,14 +25,14 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from backends.base import Backend, Case, Inputs, Pipeline, RenderRequest, ScheduleTable
 from backends.environment import describe, peak_memory_gib
 from backends.errors import BackendError, InvalidRequest
+from backends.questions import Question
 
 if TYPE_CHECKING:
     from backends.trace import TraceRecorder
@@ -39,18 +40,18 @@ if TYPE_CHECKING:
 SHAREABLE = ("text", "unconditional", "schedule", "latent_dtype")
 
 
-def _load_inputs(request: RenderRequest) -> Inputs:
-    """Read the factors in `request.share` from the file that the reference exported."""
-    if request.inputs is None:
-        if request.share:
-            raise InvalidRequest(f"asked to share {request.share} without an inputs file")
+def _load_inputs(inputs: str | None, factors: list[str]) -> Inputs:
+    """Read the `factors` to share from the file that the reference exported."""
+    if inputs is None:
+        if factors:
+            raise InvalidRequest(f"asked to share {factors} without an inputs file")
         return Inputs()
     from safetensors.torch import load_file
 
-    path = Path(request.inputs)
+    path = Path(inputs)
     tensors = load_file(str(path))
     meta = json.loads(path.with_suffix(".json").read_text())
-    share = set(request.share)
+    share = set(factors)
     if unknown := share - set(SHAREABLE):
         raise InvalidRequest(f"cannot share {sorted(unknown)}; known factors: {SHAREABLE}")
     return Inputs(
@@ -129,7 +130,7 @@ class Worker:
         pipeline = self._opened()
         asked = RenderRequest.from_json(request)
         tape, recorder = NoiseTape(asked.seed), TraceRecorder(asked.trace)
-        inputs = _load_inputs(asked)
+        inputs = _load_inputs(asked.inputs, asked.share)
         started = time.perf_counter()
         with torch.no_grad():
             frames = pipeline.render(asked.case, inputs, tape, recorder)
@@ -147,6 +148,34 @@ class Worker:
             "peak_gib": peak_memory_gib(),
         }
 
+    def probe(
+        self,
+        case: dict[str, Any],
+        questions: list[dict[str, Any]],
+        given: str | None,
+        inputs: str | None,
+        share: list[str],
+        latent_dtype: str | None,
+        path: str,
+    ) -> dict[str, Any]:
+        """Answer teacher-forced questions on the tensors in `given`; write the answers to `path`."""
+        from safetensors.torch import load_file, save_file
+
+        from backends.answers import answer
+
+        shared = _load_inputs(inputs, share)
+        if latent_dtype is not None:
+            shared = replace(shared, latent_dtype=latent_dtype)
+        answers = answer(
+            self._opened(),
+            Case(**case),
+            shared,
+            [Question.from_json(question) for question in questions],
+            {} if given is None else load_file(given),
+        )
+        save_file(answers.tensors, path)
+        return {"facts": answers.facts, "guided_calls": answers.guided_calls}
+
     def close(self) -> None:
         if self._pipeline is not None:
             self._pipeline.close()
@@ -160,9 +189,15 @@ def _final(recorder: TraceRecorder) -> Any:
     return recorder.final_latents
 
 
-def _answer(handle: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:
+OPERATIONS = ("describe", "open", "export", "render", "probe", "close")
+
+
+def carry_out(worker: Worker, operation: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Carry out one request; whatever goes wrong becomes an answer."""
     try:
-        return {"ok": True, "result": handle(**arguments)}
+        if operation not in OPERATIONS:
+            raise InvalidRequest(f"unknown operation {operation!r}; known: {OPERATIONS}")
+        return {"ok": True, "result": getattr(worker, operation)(**arguments)}
     except BackendError as error:
         kind, trace = type(error).__name__, None
         outcome, message = error.outcome, str(error)
@@ -183,18 +218,11 @@ def main() -> None:
     """Answer requests until standard input ends."""
     answers = _own_stdout()
     worker = Worker()
-    operations: dict[str, Callable[..., Any]] = {
-        "describe": worker.describe,
-        "open": worker.open,
-        "export": worker.export,
-        "render": worker.render,
-        "close": worker.close,
-    }
     with contextlib.suppress(KeyboardInterrupt):
         for line in sys.stdin:
             request = json.loads(line)
             operation = request.pop("op")
-            answers.write(json.dumps(_answer(operations[operation], request)) + "\n")
+            answers.write(json.dumps(carry_out(worker, operation, request)) + "\n")
             answers.flush()
     worker.close()
 

@@ -121,3 +121,27 @@ def render_key(
         }
         | _base(case, variant, environment, threads, plugins)
     )
+
+
+def probe_key(
+    case: Case,
+    variant: Variant,
+    environment: Mapping[str, str],
+    threads: int | None,
+    plugins: Sequence[str],
+    questions: Sequence[Mapping[str, Any]],
+    given: Mapping[str, str],
+    inputs: Sequence[str] | None,
+    shared: Sequence[str],
+) -> str:
+    """Key of one probe. `given` are digests of its tensors, `inputs` those of the shared file."""
+    return content_key(
+        {
+            "kind": "probe",
+            "questions": list(questions),
+            "given": dict(given),
+            "inputs": inputs,
+            "shared": list(shared),
+        }
+        | _base(case, variant, environment, threads, plugins)
+    )

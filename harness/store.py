@@ -3,6 +3,7 @@
     <root>/renders/<kk>/<key>/   record.json  frames.mkv  preview.mp4  trace.safetensors
     <root>/inputs/<kk>/<key>/    inputs.safetensors  inputs.json
     <root>/pipelines/<kk>/<key>.json
+    <root>/probes/<kk>/<key>/    answers.safetensors  answers.json
     <root>/staging/              unfinished work; nothing else ever looks there
 
 A folder is filled in `staging` and then renamed into place, so it is either whole or absent. Two
@@ -54,16 +55,17 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
 
-    def _folder(self, kind: str, key: str) -> Path:
+    def folder(self, kind: str, key: str) -> Path:
+        """Where `key` of `kind` lies, or would lie."""
         return self.root / kind / key[:2] / key
 
     def render_folder(self, key: str) -> Path:
         """Where the render `key` lies, or would lie."""
-        return self._folder("renders", key)
+        return self.folder("renders", key)
 
     def inputs_path(self, key: str) -> Path:
         """The safetensors file of exported inputs `key`; its `.json` sibling holds the rest."""
-        return self._folder("inputs", key) / "inputs.safetensors"
+        return self.folder("inputs", key) / "inputs.safetensors"
 
     def find(self, key: str) -> RenderRecord | None:
         """The finished render `key`, or None. A failed attempt counts as absent."""
@@ -93,7 +95,7 @@ class Store:
 
         An earlier failed attempt under the same key is replaced.
         """
-        staging, target = self.root / "staging", self._folder(kind, key)
+        staging, target = self.root / "staging", self.folder(kind, key)
         with _explained(self.root):
             staging.mkdir(parents=True, exist_ok=True)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -110,7 +112,7 @@ class Store:
     def add_pipeline(self, record: PipelineRecord) -> str:
         """Keep an opened pipeline's identity; return its key."""
         key = content_key(record.model_dump(mode="json"))
-        path = self._folder("pipelines", key).with_suffix(".json")
+        path = self.folder("pipelines", key).with_suffix(".json")
         if not path.exists():
             with _explained(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -121,7 +123,7 @@ class Store:
 
     def pipeline(self, key: str) -> PipelineRecord:
         """Read an identity back."""
-        path = self._folder("pipelines", key).with_suffix(".json")
+        path = self.folder("pipelines", key).with_suffix(".json")
         try:
             return PipelineRecord.model_validate_json(path.read_text())
         except (OSError, ValidationError) as error:

@@ -1,0 +1,161 @@
+"""Answer a probe's questions with the stages of an open pipeline; see `backends.questions`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backends.base import Case, Inputs, Pipeline, Prediction, Run, ScheduleTable
+from backends.errors import InvalidRequest
+from backends.healthy import healthy
+from backends.noise import NoiseTape
+from backends.questions import Question, nearest
+from backends.trace import sketch
+
+
+@dataclass
+class Answers:
+    """What a pipeline answered: CPU tensors by name, plain facts by question, guided calls made."""
+
+    tensors: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
+    guided_calls: int = 0
+
+    def put(self, name: str, tensor: Tensor) -> None:
+        """Keep a copy of `tensor` under `name`, in its own dtype."""
+        self.tensors[name] = tensor.detach().cpu().contiguous().clone()
+
+
+def answer(
+    pipeline: Pipeline,
+    case: Case,
+    inputs: Inputs,
+    questions: Sequence[Question],
+    given: Mapping[str, Tensor],
+) -> Answers:
+    """Answer `questions` in their order. `given` holds the tensors that they name.
+
+    `inputs` are what the pair shares; questions of kind `own` and `text` are answered without them.
+    """
+    answers = Answers()
+    kinds: dict[str, Callable[[_Asked], None]] = {
+        "own": _own,
+        "text": _text,
+        "trajectory": _trajectory,
+        "predict": _predict,
+        "solve": _solve,
+        "decode": _decode,
+    }
+    for question in questions:
+        if question.kind not in kinds:
+            raise InvalidRequest(f"a probe asked {question.kind!r}; known: {', '.join(kinds)}")
+        with healthy(pipeline, question.member):
+            kinds[question.kind](_Asked(pipeline, case, inputs, question, given, answers))
+    return answers
+
+
+@dataclass(frozen=True)
+class _Asked:
+    pipeline: Pipeline
+    case: Case
+    inputs: Inputs
+    question: Question
+    given: Mapping[str, Tensor]
+    answers: Answers
+
+    def put(self, name: str, tensor: Tensor) -> None:
+        self.answers.put(f"{self.question.id}.{name}", tensor)
+
+    def tensor(self, name: str) -> Tensor:
+        found = self.given.get(name, self.answers.tensors.get(name))
+        if found is None:
+            raise InvalidRequest(f"a probe named the tensor {name!r}, which it did not bring")
+        return found
+
+    def run(self, tape: NoiseTape) -> Run:
+        """The prepared run with its conditioning image encoded."""
+        run = self.pipeline.prepare(self.case, self.inputs)
+        run.encode_image(tape)
+        return run
+
+    def predict(self, run: Run, latents: Tensor, step: int) -> Prediction:
+        prediction = run.predict(latents, step)
+        self.answers.guided_calls += 1
+        self.put(f"{step}.velocity", prediction.velocity)
+        self.put(f"{step}.branches", prediction.branches)
+        if prediction.native is not None:
+            self.put(f"{step}.native", prediction.native)
+        scales = self.answers.facts.setdefault(self.question.id, {}).setdefault("scales", {})
+        scales[str(step)] = prediction.guidance_scale
+        return prediction
+
+
+def _own(asked: _Asked) -> None:
+    run, tape = asked.pipeline.prepare(asked.case, Inputs()), NoiseTape(asked.question.seed)
+    asked.put("text", run.text)
+    asked.put("negative_text", run.negative_text)
+    image = run.encode_image(tape)
+    if image is not None:
+        asked.put("image", image)
+    asked.put("initial", run.initial_latents(tape))
+    asked.answers.facts[asked.question.id] = {"schedule": asdict(run.schedule)}
+
+
+def _text(asked: _Asked) -> None:
+    for index, words in enumerate(asked.question.prompts):
+        run = asked.pipeline.prepare(replace(asked.case, prompt=words), Inputs())
+        asked.put(f"{index}.text", run.text)
+
+
+def _trajectory(asked: _Asked) -> None:
+    tape, steps = NoiseTape(asked.question.seed), asked.question.steps
+    run = asked.run(tape)
+    latents, table = run.initial_latents(tape).float(), run.schedule
+    for index, step in enumerate(steps):
+        asked.put(f"{step}.in", latents)
+        velocity = asked.predict(run, latents, step).velocity.float().to(latents.device)
+        latents = jump(latents, velocity, table, step, steps[index + 1 : index + 2])
+    asked.put("clean", latents)
+
+
+def jump(x: Tensor, v: Tensor, table: ScheduleTable, step: int, target: Sequence[int]) -> Tensor:
+    """The deterministic DDIM rule from `step` to step `target[0]`, or to the clean sample.
+
+    x0 = sqrt(a) x - sqrt(1 - a) v, e = sqrt(a) v + sqrt(1 - a) x, x' = sqrt(a') x0 + sqrt(1 - a') e.
+    """
+    a = table.alpha_bar[step]
+    clean = math.sqrt(a) * x - math.sqrt(1 - a) * v
+    if not target:
+        return clean
+    b = table.alpha_bar[target[0]]
+    return math.sqrt(b) * clean + math.sqrt(1 - b) * (math.sqrt(a) * v + math.sqrt(1 - a) * x)
+
+
+def _predict(asked: _Asked) -> None:
+    run = asked.run(NoiseTape(asked.question.seed))
+    for step in asked.question.steps:
+        asked.predict(run, asked.tensor(f"{asked.question.source}.{step}.in"), step)
+
+
+def _solve(asked: _Asked) -> None:
+    question, tape = asked.question, NoiseTape(asked.question.seed)
+    run = asked.run(tape)
+    latents, states = run.initial_latents(tape), list[Tensor]()
+    for step in range(len(run.schedule.timesteps)):
+        velocity = asked.tensor(f"{question.source}.{nearest(question.steps, step)}.velocity")
+        velocity = velocity.float().to(latents.device)
+        latents = run.step(latents, Prediction(velocity, velocity, 1.0), step, tape)
+        states.append(sketch(latents))
+    asked.put("states", torch.stack(states))
+    asked.put("final", latents.float())
+
+
+def _decode(asked: _Asked) -> None:
+    run = asked.pipeline.prepare(asked.case, asked.inputs)
+    for index, source in enumerate(asked.question.sources):
+        asked.put(f"{index}.frames", run.decode(asked.tensor(source)))

@@ -1,0 +1,60 @@
+"""What a probe asks of a pipeline: plain records that cross the process boundary. Imports no torch.
+
+A probe is teacher-forced: every question carries its inputs, so what comes back is local and never
+accumulated. Tensors are named in one safetensors file; the answer to question `q` has the names
+`q.<name>` in another, and later questions may name it, too. `member` is the healthy member
+(`backends.healthy`) under which it is answered.
+
+    kind         needs                gives
+    own          seed                 text, negative_text, initial, image (if any); the schedule
+    text         prompts              <i>.text for each prompt
+    trajectory   seed, steps          <k>.in, <k>.velocity, <k>.branches for each step k; clean
+    predict      seed, steps, source  <k>.velocity, <k>.branches on `<source>.<k>.in`
+    solve        seed, steps, source  states (N, 512), final; on `<source>.<k>.velocity`
+    decode       sources              <i>.frames of the latents named by each source
+
+Predictions also give `<k>.native`, the guided clean sample, where the stack's solver consumes that, and
+the guidance scale of each step.
+
+A `trajectory` visits the probe steps only: after each prediction it goes straight to the next one by
+the deterministic DDIM rule on the pipeline's own schedule table, so its inputs lie where real ones do
+and cost one guided call each. `clean` is the last predicted clean sample. `solve` drives all N solver
+steps from the run's initial latents with given velocities (that of the nearest probe step), which
+calls no transformer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Kind = Literal["own", "text", "trajectory", "predict", "solve", "decode"]
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question; see the table above. Unused fields stay at their defaults."""
+
+    id: str
+    kind: Kind
+    member: str = "plain"
+    seed: int = 0
+    steps: tuple[int, ...] = ()
+    source: str = ""
+    sources: tuple[str, ...] = ()
+    prompts: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain types only."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(record: dict[str, Any]) -> Question:
+        """Rebuild a question from `to_json` output that went through JSON."""
+        lists: dict[str, Any] = {n: tuple(record[n]) for n in ("steps", "sources", "prompts")}
+        return Question(**(record | lists))
+
+
+def nearest(steps: tuple[int, ...], step: int) -> int:
+    """The probe step whose velocity stands in for `step`."""
+    return min(steps, key=lambda k: (abs(k - step), k))

@@ -1,0 +1,352 @@
+"""The local verdict: up-cast collapse and oracle ratio, teacher-forced, stage by stage.
+
+Same mathematics: in float32 the two sides differ by rounding, which the healthy members measure. Other
+mathematics: they differ by more, whatever the precision of the run. Then, at the run's own precision,
+how far the candidate is from a float32 oracle, in units of how far the reference is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from statistics import median
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.judge.limits import UNIT_ROUNDOFF, Limit, limit, relative
+from harness.local_probe import MEMBERS, LocalData
+from harness.prober import Answers
+from harness.records import Component, Evidence
+
+Array = NDArray[np.float32]
+
+LEAST_RATIO = 1.25
+"""An oracle ratio up to this is never held against a candidate."""
+
+ORACLE_FACTOR = 1.5
+"""How far past the largest healthy oracle ratio a candidate may lie."""
+
+SOLVER_LIMIT = 1e-5
+"""Relative L2 after all solver steps in float32. No network is called, so members have no say: this is
+some hundred roundings of 6e-8, one for each operation of the two formulas."""
+
+GUIDANCE_LIMIT = 32 * UNIT_ROUNDOFF["float32"]
+"""Of the guided velocity, relative to the terms that it is the difference of."""
+
+
+def judge_local(data: LocalData) -> list[Evidence]:
+    """The chain of local evidence, text first, in the order of the data flow."""
+    return [
+        *_collapse(data),
+        *_order(data),
+        *(_oracle(data) if data.candidate.reduced is not None else []),
+    ]
+
+
+def _collapse(data: LocalData) -> Iterator[Evidence]:
+    a, b = data.reference.full, data.candidate.full
+    yield _stage(data, "text", "text", _text_distance(a, b), _member_text(data))
+    yield _plain("collapse.initial", "noise", a, b, "own.initial", 1e-6,
+                 "initial latents from the same noise")  # fmt: skip
+    yield _transformer(data)
+    yield _guidance(data)
+    yield _solver(data)
+    yield _stage(data, "decoder", "decode", _decode_distance(a, b, "decode"), _member_decode(data))
+
+
+def _stage(
+    data: LocalData, component: Component, what: str, value: float, healthy: list[float]
+) -> Evidence:
+    return _against(
+        "collapse", component, f"{what} in float32, on the same inputs", value, limit(healthy)
+    )
+
+
+def _against(
+    stage: str,
+    component: Component,
+    what: str,
+    value: float,
+    bound: Limit,
+    unit: str = "relative L2",
+    step: int | None = None,
+    seed: int | None = None,
+) -> Evidence:
+    """Hold a value against a limit; without enough members it stays unscored."""
+    outcome = "agrees" if value <= bound.value else "differs"
+    detail = f"{what}: {value:.3g}, limit {bound.value:.3g}"
+    if not bound.enough:
+        outcome, detail = "unscored", f"{detail}; too few healthy members to set a limit"
+    return Evidence(
+        stage=stage,
+        check=f"{stage}.{component}",
+        component=component,
+        outcome=outcome,
+        detail=detail,
+        value=value,
+        limit=bound.value,
+        unit=unit,
+        healthy=bound.healthy,
+        step=step,
+        seed=seed,
+    )
+
+
+def _text_distance(a: Answers, b: Answers, prefix: str = "") -> float:
+    pairs = [(f"text.{i}.text", f"{prefix}text.{i}.text") for i in range(2)]
+    if not prefix:
+        pairs.append(("own.text", "own.text"))
+    return max(relative(a.tensors[x], b.tensors[y]) for x, y in pairs)
+
+
+def _member_text(data: LocalData) -> list[float]:
+    a = data.reference.full
+    return [_text_distance(a, a, f"{member}.") for member in MEMBERS]
+
+
+def _decode_distance(a: Answers, b: Answers, question: str) -> float:
+    return max(
+        relative(a.tensors[f"decode.{i}.frames"], b.tensors[f"{question}.{i}.frames"])
+        for i in range(2)
+    )
+
+
+def _member_decode(data: LocalData, answers: Answers | None = None) -> list[float]:
+    found = answers or data.reference.full
+    plain = data.reference.full
+    count = len(data.settings.calibration_seeds)
+    return [
+        max(
+            relative(
+                plain.tensors[f"plain.decode.{i}.frames"],
+                found.tensors[f"{member}.decode.{i}.frames"],
+            )
+            for i in range(count)
+        )
+        for member in MEMBERS
+    ]
+
+
+def _plain(
+    check: str, component: Component, a: Answers, b: Answers, name: str, bound: float, what: str
+) -> Evidence:
+    value = relative(a.tensors[name], b.tensors[name])
+    return Evidence(
+        stage="collapse",
+        check=check,
+        component=component,
+        outcome="agrees" if value <= bound else "differs",
+        detail=f"{what}: {value:.3g}, limit {bound:.3g}",
+        value=value,
+        limit=bound,
+        unit="relative L2",
+    )
+
+
+def branch_distance(a: Answers, b: Answers, question: str, other: str, step: int) -> float:
+    """The larger relative distance of the two guidance branches at one step."""
+    x, y = a.tensors[f"{question}.{step}.branches"], b.tensors[f"{other}.{step}.branches"]
+    if x.shape != y.shape:
+        return math.inf
+    return max(relative(p, q) for p, q in zip(x, y, strict=True))
+
+
+def _transformer(data: LocalData) -> Evidence:
+    """The worst step and seed, each step held against what its own healthy members do."""
+    a, b = data.reference.full, data.candidate.full
+    mine = "s" if data.equalised is None else "eq.s"
+    worst: Evidence | None = None
+    for step in data.steps:
+        bound = limit(_member_branches(data, a, a, step))
+        for seed in data.settings.seeds:
+            value = branch_distance(a, b, f"{mine}{seed}", f"s{seed}", step)
+            found = _against(
+                "collapse", "transformer", "transformer output in float32, on the same inputs",
+                value, bound, step=step, seed=seed,
+            )  # fmt: skip
+            if worst is None or _excess(found) > _excess(worst):
+                worst = found
+    assert worst is not None
+    return worst
+
+
+def _excess(evidence: Evidence) -> float:
+    if evidence.value is None or not evidence.limit:
+        return math.inf
+    return evidence.value / evidence.limit
+
+
+def _member_branches(data: LocalData, oracle: Answers, by: Answers, step: int) -> list[float]:
+    return [
+        max(
+            branch_distance(oracle, by, f"s{seed}", f"{member}.s{seed}", step)
+            for seed in data.settings.calibration_seeds
+        )
+        for member in MEMBERS
+    ]
+
+
+def guided(data: LocalData, answers: Answers, question: str, step: int, given: Array) -> Array:
+    """The guided velocity that the solver consumed, from the clean sample where the stack gives that.
+
+    v = (sqrt(c) x - x0) / sqrt(1 - c) with c the level at which that stack turns one into the other.
+    """
+    native = answers.tensors.get(f"{question}.{step}.native")
+    if native is None:
+        return answers.tensors[f"{question}.{step}.velocity"].astype(np.float64)
+    table = data.table
+    c = (table.alpha_bar_clean or table.alpha_bar)[step]
+    return (math.sqrt(c) * given.astype(np.float64) - native) / math.sqrt(1 - c)
+
+
+def _guidance(data: LocalData) -> Evidence:
+    """The candidate's own branches, combined with the reference's scale, must give its velocity."""
+    a, b = data.reference.full, data.candidate.full
+    worst, where, told = 0.0, (data.steps[0], data.settings.seeds[0]), ""
+    bound = GUIDANCE_LIMIT
+    for step in data.steps:
+        scale = a.facts[f"s{data.settings.seeds[0]}"]["scales"][str(step)]
+        for seed in data.settings.seeds:
+            given = a.tensors[f"s{seed}.{step}.in"]
+            came = guided(data, b, f"s{seed}", step, given)
+            value, found = _guidance_error(
+                b.tensors[f"s{seed}.{step}.branches"], came, given, scale
+            )
+            if value > worst:
+                worst, where, told = value, (step, seed), found
+    return Evidence(
+        stage="collapse",
+        check="collapse.guidance",
+        component="guidance",
+        outcome="agrees" if worst <= bound else "differs",
+        detail=f"guided velocity from the candidate's own branches: {worst:.3g}, limit"
+        f" {bound:.3g}{told if worst > bound else ''}",
+        value=worst,
+        limit=bound,
+        unit="relative to its terms",
+        step=where[0],
+        seed=where[1],
+    )
+
+
+def _guidance_error(
+    branches: Array, came: NDArray[Any], given: Array, scale: float
+) -> tuple[float, str]:
+    terms = branches.astype(np.float64)
+    if len(terms) == 1:
+        expected, size = terms[0], np.linalg.norm(terms[0])
+        told = ""
+    else:
+        gap = terms[1] - terms[0]
+        expected = terms[0] + scale * gap
+        size = np.linalg.norm(terms[0]) + scale * np.linalg.norm(gap) + np.linalg.norm(given)
+        effective = float(np.vdot(came.ravel() - terms[0].ravel(), gap.ravel()))
+        effective /= max(float(np.vdot(gap, gap)), 1e-300)
+        told = f"; the scale it amounts to is {effective:.4g}, the reference's is {scale:.4g}"
+    if came.size != expected.size or not np.isfinite(came).all():
+        return math.inf, told
+    return float(np.linalg.norm(came.ravel() - expected.ravel()) / size), told
+
+
+def _solver(data: LocalData) -> Evidence:
+    """All solver steps on the same velocities and draws; the first step past the limit is named."""
+    a, b = data.reference.full, data.candidate.full
+    worst, first, at = 0.0, None, data.settings.seeds[0]
+    for seed in data.settings.seeds[:2]:
+        x, y = a.tensors[f"solve.s{seed}.states"], b.tensors[f"solve.s{seed}.states"]
+        if x.shape != y.shape:
+            worst, first, at = math.inf, 0, seed
+            continue
+        for step, (p, q) in enumerate(zip(x, y, strict=True)):
+            value = relative(p, q)
+            if value > worst:
+                worst, at = value, seed
+            if value > SOLVER_LIMIT and (first is None or step < first):
+                first = step
+    return Evidence(
+        stage="collapse",
+        check="collapse.solver",
+        component="solver",
+        outcome="agrees" if worst <= SOLVER_LIMIT else "differs",
+        detail=f"solver states in float32 on the same velocities and noise: {worst:.3g}, limit"
+        f" {SOLVER_LIMIT:.3g}" + (f", from step {first} on" if first is not None else ""),
+        value=worst,
+        limit=SOLVER_LIMIT,
+        unit="relative L2",
+        step=first,
+        seed=at,
+    )
+
+
+def _order(data: LocalData) -> Iterator[Evidence]:
+    """What was computed first must come out again, to the bit, after other work in between."""
+    seed, step = data.settings.seeds[0], data.steps[0]
+    checks: tuple[tuple[Component, str, str], ...] = (
+        ("text", "text.0.text", "text_again.0.text"),
+        ("transformer", f"s{seed}.{step}.branches", f"again.s{seed}.{step}.branches"),
+        ("decoder", "decode.0.frames", "decode.2.frames"),
+    )
+    b = data.candidate.full
+    for component, first, second in checks:
+        value = relative(b.tensors[first], b.tensors[second])
+        yield Evidence(
+            stage="order",
+            check=f"order.{component}",
+            component=component,
+            outcome="agrees" if value == 0 else "differs",
+            detail=f"the {component} asked twice, with other work in between, answers"
+            + (" the same" if value == 0 else f" differently by {value:.3g}: it keeps state"),
+            value=value,
+            limit=0.0,
+            unit="relative L2",
+        )
+
+
+def _ratio(oracle: Array, reference: Array, candidate: Array, precision: str) -> float:
+    """rho = |B - O| / max(|A - O|, u/4 |O|)."""
+    if not np.isfinite(candidate).all() or candidate.shape != oracle.shape:
+        return math.inf
+    o = oracle.astype(np.float64)
+    least = UNIT_ROUNDOFF[precision] / 4 * np.linalg.norm(o)
+    return float(
+        np.linalg.norm(candidate - o) / max(float(np.linalg.norm(reference - o)), float(least))
+    )
+
+
+def _oracle(data: LocalData) -> Iterator[Evidence]:
+    o, a, b = data.reference.full, data.reference.reduced, data.candidate.reduced
+    assert a is not None and b is not None
+    for component, names, members in _oracle_points(data):
+        ratios = [
+            median(_ratio(o.tensors[n], a.tensors[n], b.tensors[n], "bfloat16") for n in group)
+            for group in names
+        ]
+        healthy = [
+            max(
+                _ratio(o.tensors[n], a.tensors[f"plain.{n}"], a.tensors[f"{m}.{n}"], "bfloat16")
+                for n in members
+            )
+            for m in MEMBERS
+        ]
+        bound = limit(healthy, ORACLE_FACTOR, LEAST_RATIO)
+        value = max(ratios)
+        step = data.steps[ratios.index(value)] if component == "transformer" else None
+        yield _against(
+            "oracle", component,
+            "error against a float32 oracle, in units of the reference's own error",
+            value, bound, unit="ratio", step=step,
+        )  # fmt: skip
+
+
+def _oracle_points(data: LocalData) -> Iterator[tuple[Component, list[list[str]], list[str]]]:
+    """Component, judged tensors (a group over seeds for each step), and the members' tensors."""
+    seeds, calibration = data.settings.seeds, data.settings.calibration_seeds
+    yield "text", [["text.0.text"], ["text.1.text"]], ["text.0.text", "text.1.text"]
+    yield (
+        "transformer",
+        [[f"s{s}.{k}.branches" for s in seeds] for k in data.steps],
+        [f"s{s}.{k}.branches" for s in calibration for k in data.steps],
+    )
+    yield "decoder", [["decode.0.frames"], ["decode.1.frames"]], []

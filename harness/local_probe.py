@@ -1,0 +1,199 @@
+"""The local comparison of two variants: which questions are put to whom, in which order.
+
+    reference, float32   its own inputs, then trajectories, healthy members, text, solver, decoder
+    reference, reduced   the same questions on stored inputs, at the candidate's precision
+    candidate, float32   the reference's questions on the reference's inputs
+    candidate, reduced   likewise, as it is run
+
+Each opens alone. The reduced phases are left out where the candidate runs in float32 anyway.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from backends.base import Case, ScheduleTable
+from backends.questions import Question
+from harness.plan import probe_steps
+from harness.prober import Answers, Array, Prober, Shared, Target
+
+FULL_PRECISION: Mapping[str, Any] = {
+    "dtype": "float32",
+    "vae_dtype": None,
+    "text_dtype": None,
+    "allow_tf32": False,
+}
+"""The options that decide a pipeline's precision, where it has them, at their most exact."""
+
+MEMBERS = ("math", "split", "jitter:1", "jitter:2", "jitter:3")
+
+OTHER_PROMPTS = (
+    "a blue square moving right on a black background",
+    "two cats and three dogs run fast over large stones while small birds sing, slow motion, high"
+    " quality, detailed light, camera follows, an orange or purple star turning around its center",
+)
+"""Prompts that the case does not have: another of ordinary length, and one that no model takes whole."""
+
+
+@dataclass(frozen=True)
+class ProbeSettings:
+    """Seeds that are judged, and seeds of their own that the healthy limits are measured on."""
+
+    seeds: tuple[int, ...]
+    calibration_seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One variant's answers: in float32, and as it is run if that is less precise."""
+
+    full: Answers
+    reduced: Answers | None
+
+
+@dataclass(frozen=True)
+class LocalData:
+    """Everything that `harness.judge.local` decides from.
+
+    `table` is the reference's schedule, which all answers used. `equalised` names the healthy member
+    under which the reference answered "eq.s<seed>", or None.
+    """
+
+    case: Case
+    steps: tuple[int, ...]
+    settings: ProbeSettings
+    table: ScheduleTable
+    reference: Side
+    candidate: Side
+    equalised: str | None
+
+
+def reduced_precision(target: Target) -> dict[str, Any] | None:
+    """The options that decide `target`'s precision, or None if they are the most exact ones."""
+    own = {k: v for k, v in target.variant.options.items() if k in FULL_PRECISION}
+    exact = all(value in (FULL_PRECISION[key], None, "float32") for key, value in own.items())
+    return None if exact else own
+
+
+def probe_pair(
+    prober: Prober,
+    case: Case,
+    reference: Target,
+    candidate: Target,
+    settings: ProbeSettings,
+    equalised: str | None,
+) -> LocalData:
+    """Put all questions to both variants. Raises `RemoteError` or `WorkerError` as `Prober` does."""
+    steps = tuple(probe_steps(case.steps))
+    reduced = reduced_precision(candidate)
+    first = Question("own", "own", seed=settings.seeds[0])
+    own = prober.ask(reference.at(FULL_PRECISION), case, Shared(), [first], {})
+    table = ScheduleTable(**own.facts["own"]["schedule"])
+    with TemporaryDirectory(prefix="parity-probe-") as folder:
+        shared = _shared(own, table, Path(folder))
+        a_full = prober.ask(
+            reference.at(FULL_PRECISION), case, shared, _reference(settings, steps, equalised), {}
+        )
+        given = _given(a_full, settings, steps)
+        again = _candidate(settings, steps)
+        calibrated = [*again, *_members(settings, steps)]
+        a_less = b_less = None
+        if reduced is not None:
+            at_less = reference.at({**FULL_PRECISION, **reduced})
+            a_less = prober.ask(at_less, case, shared, calibrated, given)
+        b_full = prober.ask(candidate.at(FULL_PRECISION), case, shared, again, given)
+        if reduced is not None:
+            b_less = prober.ask(candidate, case, shared, again, given)
+    return LocalData(
+        case,
+        steps,
+        settings,
+        table,
+        Side(own | a_full, a_less),
+        Side(b_full, b_less),
+        equalised,
+    )
+
+
+def _shared(own: Answers, table: ScheduleTable, folder: Path) -> Shared:
+    from safetensors.numpy import save_file
+
+    path = folder / "inputs.safetensors"
+    save_file({name: own.tensors[f"own.{name}"] for name in ("text", "negative_text")}, path)
+    meta = {"schedule": asdict(table), "latent_dtype": "float32"}
+    path.with_suffix(".json").write_text(json.dumps(meta))
+    return Shared(path, ("text", "unconditional", "schedule"), "float32")
+
+
+def _reference(
+    settings: ProbeSettings, steps: tuple[int, ...], equalised: str | None
+) -> list[Question]:
+    """The reference makes the trajectories that everyone answers on, and is its own healthy ensemble."""
+    questions = [
+        Question(f"s{seed}", "trajectory", seed=seed, steps=steps)
+        for seed in (*settings.calibration_seeds, *settings.seeds)
+    ]
+    if equalised is not None:
+        questions += [
+            replace(q, id=f"eq.{q.id}", member=equalised)
+            for q in _predictions(settings.seeds, steps)
+        ]
+    return [*questions, *_without_predictions(settings, steps), *_members(settings, steps)]
+
+
+def _candidate(settings: ProbeSettings, steps: tuple[int, ...]) -> list[Question]:
+    first = settings.seeds[:1]
+    repeated = [replace(q, id=f"again.{q.id}") for q in _predictions(first, steps[:1])]
+    return [
+        Question("own", "own", seed=settings.seeds[0]),
+        *_predictions(settings.seeds, steps),
+        *_without_predictions(settings, steps),
+        *repeated,
+    ]
+
+
+def _predictions(seeds: Sequence[int], steps: tuple[int, ...]) -> list[Question]:
+    return [Question(f"s{s}", "predict", seed=s, steps=steps, source=f"s{s}") for s in seeds]
+
+
+def _without_predictions(settings: ProbeSettings, steps: tuple[int, ...]) -> list[Question]:
+    """Text, solver and decoder; the first is decoded a second time after another video."""
+    cleans = tuple(f"s{seed}.clean" for seed in settings.seeds[:2])
+    return [
+        Question("text", "text", prompts=OTHER_PROMPTS),
+        *(
+            Question(f"solve.s{s}", "solve", seed=s, steps=steps, source=f"s{s}")
+            for s in settings.seeds[:2]
+        ),
+        Question("decode", "decode", sources=(*cleans, cleans[0])),
+        Question("text_again", "text", prompts=OTHER_PROMPTS[:1]),
+    ]
+
+
+def _members(settings: ProbeSettings, steps: tuple[int, ...]) -> list[Question]:
+    seeds = settings.calibration_seeds
+    cleans = tuple(f"s{seed}.clean" for seed in seeds)
+    found: list[Question] = []
+    for member in ("plain", *MEMBERS):
+        prefix = f"{member}."
+        found += [replace(q, id=prefix + q.id, member=member) for q in _predictions(seeds, steps)]
+        found += [
+            Question(prefix + "text", "text", member=member, prompts=OTHER_PROMPTS),
+            Question(prefix + "decode", "decode", member=member, sources=cleans),
+        ]
+    return found
+
+
+def _given(reference: Answers, settings: ProbeSettings, steps: tuple[int, ...]) -> dict[str, Array]:
+    """The reference's inputs and velocities, which the others are given."""
+    names = [
+        f"s{seed}.{name}"
+        for seed in (*settings.calibration_seeds, *settings.seeds)
+        for name in ("clean", *(f"{k}.{n}" for k in steps for n in ("in", "velocity")))
+    ]
+    return {name: reference.tensors[name] for name in names}
