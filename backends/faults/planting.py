@@ -62,7 +62,16 @@ def on_output(target: nn.Module, change: Callable[[Any], Any]) -> None:
     target.register_forward_hook(act)
 
 
-def on_input(target: nn.Module, change: Callable[..., tuple[Any, Any]]) -> None:
+def on_call(target: nn.Module, change: Callable[[Any, Any, Any], Any]) -> None:
+    """Let `change(args, kwargs, output)` replace what `target` returns."""
+
+    def act(_module: nn.Module, arguments: Any, keywords: Any, output: Any) -> Any:
+        return change(arguments, keywords, output)
+
+    target.register_forward_hook(act, with_kwargs=True)
+
+
+def on_input(target: nn.Module, change: Callable[[Any, Any], tuple[Any, Any]]) -> None:
     """Let `change(args, kwargs)` replace the arguments of `target`."""
 
     def act(_module: nn.Module, arguments: Any, keywords: Any) -> tuple[Any, Any]:

@@ -89,9 +89,21 @@ class Healthy:
 
 def faults() -> tuple[Fault, ...]:
     """Every planted fault, pairs excluded, in a stable order."""
-    from harness.selftest import rows_after, rows_weights
+    from harness.selftest import (
+        rows_after,
+        rows_inputs,
+        rows_machine,
+        rows_transformer,
+        rows_weights,
+    )
 
-    return (*rows_weights.ROWS, *rows_after.ROWS)
+    return (
+        *rows_weights.ROWS,
+        *rows_transformer.ROWS,
+        *rows_inputs.ROWS,
+        *rows_machine.ROWS,
+        *rows_after.ROWS,
+    )
 
 
 def healthy() -> tuple[Healthy, ...]:
