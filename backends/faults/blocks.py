@@ -10,7 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backends.base import Pipeline
-from backends.faults.planting import become, block, blocks, module, on_call, on_input, on_output
+from backends.faults.planting import (
+    become,
+    block,
+    blocks,
+    module,
+    on_call,
+    on_input,
+    on_output,
+    unchanged,
+)
 from backends.patches import patch
 
 Modulate = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -130,7 +139,7 @@ def norm_epsilon(pipeline: Pipeline) -> None:
 @patch("final_norm_skipped")
 def final_norm_skipped(pipeline: Pipeline) -> None:
     """The norm before the output is missing."""
-    become(module(pipeline, "transformer.norm_final"), forward=lambda self, x: x)
+    become(module(pipeline, "transformer.norm_final"), forward=unchanged)
 
 
 @patch("final_norm_rms")

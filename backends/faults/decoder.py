@@ -244,7 +244,11 @@ def tiles_not_blended(pipeline: Pipeline) -> None:
     """Decoded in tiles with hard seams."""
     vae = stack(pipeline).vae
     vae.enable_tiling()
-    become(vae, blend_v=lambda self, a, b, n: b, blend_h=lambda self, a, b, n: b)
+
+    def unblended(self: Any, before: Tensor, tile: Tensor, extent: int) -> Tensor:
+        return tile
+
+    become(vae, blend_v=unblended, blend_h=unblended)
 
 
 @patch("decoder_bf16")
@@ -275,7 +279,11 @@ def channel_bias(pipeline: Pipeline) -> None:
 @patch("decoder_not_denormalised")
 def not_denormalised(pipeline: Pipeline) -> None:
     """The video is clamped to [0, 1] without being brought there from [-1, 1]."""
-    become(stack(pipeline).video_processor, denormalize=lambda self, x: x.clamp(0, 1))
+
+    def clamped(self: Any, images: Tensor) -> Tensor:
+        return images.clamp(0, 1)
+
+    become(stack(pipeline).video_processor, denormalize=clamped)
 
 
 @patch("decoder_last_frame_stale")

@@ -83,7 +83,7 @@ def frames_rolled(step: int, latents: Tensor) -> Tensor:
     return latents.roll(1, dims=1) if step == 2 else latents
 
 
-@_latents("loop_last_result_lost")
+@_latents("loop_last_result_scaled")
 def last_result_scaled(step: int, latents: Tensor) -> Tensor:
     """After the last step latents are rescaled once more."""
     return latents * 1.01 if step == 7 else latents

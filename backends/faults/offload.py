@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from backends.base import Pipeline
 from backends.faults.noise import AlteredTape, other_initial
 from backends.faults.planting import altered, block, module
+from backends.noise import NoiseTape
 from backends.patches import patch
 
 
@@ -137,4 +138,8 @@ def projection_from_other_layer(pipeline: Pipeline) -> None:
 @patch("offload_generator_on_device")
 def generator_on_device(pipeline: Pipeline) -> Pipeline:
     """The generator is made on the device that offloading reports: the noise is another one."""
-    return altered(pipeline, tape=lambda tape: AlteredTape(tape, other_initial))
+
+    def tape(inner: NoiseTape) -> NoiseTape:
+        return AlteredTape(inner, other_initial)
+
+    return altered(pipeline, tape=tape)

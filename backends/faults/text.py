@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from backends.base import Pipeline
-from backends.faults.planting import become, module, on_input, on_output, stack
+from backends.faults.planting import become, module, on_input, on_output, stack, unchanged
 from backends.patches import patch
 
 
@@ -123,7 +123,7 @@ def padding_masked(pipeline: Pipeline) -> None:
 @patch("text_final_norm_missing")
 def final_norm_missing(pipeline: Pipeline) -> None:
     """T5's last norm is left out."""
-    become(module(pipeline, "text_encoder.encoder.final_layer_norm"), forward=lambda self, x: x)
+    become(module(pipeline, "text_encoder.encoder.final_layer_norm"), forward=unchanged)
 
 
 @patch("text_last_block_missing")

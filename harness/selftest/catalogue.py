@@ -93,6 +93,7 @@ def faults() -> tuple[Fault, ...]:
         rows_after,
         rows_inputs,
         rows_machine,
+        rows_sat,
         rows_transformer,
         rows_weights,
     )
@@ -102,6 +103,7 @@ def faults() -> tuple[Fault, ...]:
         *rows_transformer.ROWS,
         *rows_inputs.ROWS,
         *rows_machine.ROWS,
+        *rows_sat.ROWS,
         *rows_after.ROWS,
     )
 

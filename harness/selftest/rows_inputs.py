@@ -152,7 +152,7 @@ _LOOP = _rows("loop", "loop", (
     ("loop_latents_normalised", "latents brought to unit variance", _ANY, None, None),
     ("loop_one_step_rounded", "latents rounded once, after step 5", _BACK, None, None),
     ("loop_frames_rolled", "latent frames rotated after step 2", _ANY, None, None),
-    ("loop_last_result_lost", "latents rescaled after the last step", _BACK, None, None),
+    ("loop_last_result_scaled", "latents rescaled after the last step", _BACK, None, None),
     ("loop_patch_mended", "a corner overwritten after every step", _ANY, None, None),
     ("loop_prompt_lost", "prompt lost from step 4 on", _BACK, None, None),
     ("loop_prompt_faded", "text loses 1 % a step", _ANY, None, None),
