@@ -64,7 +64,12 @@ class Fault:
 
 @dataclass(frozen=True)
 class Healthy:
-    """A change that is no defect. `acceptable` are the verdicts that do not raise a false alarm."""
+    """A configuration without a defect; `acceptable` are the verdicts that are right for it.
+
+    `bug` and `broken` are false alarms. `setting` is the pair, changed by `patch` or `options` on the
+    candidate's side and by `further` overrides of the run. `field` is the id of the collected healthy
+    change that it re-creates, if there is one.
+    """
 
     id: str
     kind: str
@@ -73,18 +78,15 @@ class Healthy:
     acceptable: tuple[VerdictName, ...]
     plugin: str | None = None
     patch: str | None = None
-    reference: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
+    further: tuple[str, ...] = ()
     field: str | None = None
 
     @property
     def overrides(self) -> tuple[str, ...]:
-        """Overrides of its run; `reference` holds settings of that side as `key=value`."""
+        """Overrides of its run: `options` are the candidate's, `further` those of anything else."""
         patch = () if self.patch is None else (f"patch={self.patch}",)
-        return (
-            *self.setting.overrides(*self.options, *patch),
-            *(f"reference.{item}" for item in self.reference),
-        )
+        return (*self.setting.overrides(*self.options, *patch), *self.further)
 
 
 def faults() -> tuple[Fault, ...]:
@@ -110,4 +112,6 @@ def faults() -> tuple[Fault, ...]:
 
 def healthy() -> tuple[Healthy, ...]:
     """Every healthy configuration, in a stable order."""
-    return ()
+    from harness.selftest import rows_healthy
+
+    return rows_healthy.ROWS
