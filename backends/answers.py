@@ -145,11 +145,12 @@ def _predict(asked: _Asked) -> None:
 def _solve(asked: _Asked) -> None:
     question, tape = asked.question, NoiseTape(asked.question.seed)
     run = asked.run(tape)
-    latents, states = run.initial_latents(tape), list[Tensor]()
+    run.initial_latents(tape)  # the draw is due before those of the steps
+    latents, states = asked.tensor(f"{question.source}.{question.steps[0]}.in"), list[Tensor]()
     for step in range(len(run.schedule.timesteps)):
         velocity = asked.tensor(f"{question.source}.{nearest(question.steps, step)}.velocity")
-        velocity = velocity.float().to(latents.device)
-        latents = run.step(latents, Prediction(velocity, velocity, 1.0), step, tape)
+        velocity = velocity.float()
+        latents = run.step(latents.to(velocity), Prediction(velocity, velocity, 1.0), step, tape)
         states.append(sketch(latents))
     asked.put("states", torch.stack(states))
     asked.put("final", latents.float())

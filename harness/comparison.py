@@ -16,7 +16,7 @@ from harness.errors import WorkerError
 from harness.judge.local import judge_local
 from harness.judge.native import judge_native
 from harness.local_probe import FULL_PRECISION, LocalData, ProbeSettings, probe_pair
-from harness.native_probe import probe_links
+from harness.native_probe import beyond_the_render, probe_links
 from harness.prober import Prober, Target
 from harness.records import Evidence, Finding, PipelineRecord, RenderRecord
 from harness.store import Store
@@ -24,6 +24,10 @@ from harness.worker_client import RemoteError
 
 UNDECLARED = frozenset({*FULL_PRECISION, "device", "placement", "attention", "use_stream"})
 """Options that change where and in which precision a model runs, but not what it computes."""
+
+
+KNOWN_EPSILONS = frozenset({1e-5, 1e-6})
+"""Of the last norm, in Diffusers and in SAT; any other value is nobody's policy."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,9 @@ class Local:
 def equalising(reference: PipelineRecord, candidate: PipelineRecord) -> str | None:
     """The healthy member that gives the reference the candidate's epsilon of the last norm, if any."""
     mine, other = reference.policies["layer_norm_eps"], candidate.policies["layer_norm_eps"]
-    return None if mine == other else f"norm_eps:{other}"
+    if mine == other or not {mine, other} <= KNOWN_EPSILONS:
+        return None
+    return f"norm_eps:{other}"
 
 
 def compare_locally(
@@ -73,14 +79,31 @@ def compare_locally(
             links = probe_links(prober, store, case, reference, record, role, used)
             evidence += judge_native(links, data)
     except (RemoteError, WorkerError) as error:
-        failed = Evidence(
-            stage="collapse",
-            check="probe",
-            outcome="unscored",
-            detail=f"a probe could not be made: {error}",
-        )
-        return Local([failed], [], None, prober.fresh_calls - before)
+        return Local([_unscored(error)], [], None, prober.fresh_calls - before)
     return Local(evidence, declared, data, prober.fresh_calls - before)
+
+
+def compare_equal(
+    prober: Prober,
+    store: Store,
+    case: Case,
+    sides: tuple[Target, Target],
+    record: RenderRecord,
+) -> Evidence:
+    """The short look at a pair whose renders are equal in every bit; see `beyond_the_render`."""
+    try:
+        return beyond_the_render(prober, store, case, sides, record)
+    except (RemoteError, WorkerError) as error:
+        return _unscored(error)
+
+
+def _unscored(error: Exception) -> Evidence:
+    return Evidence(
+        stage="collapse",
+        check="probe",
+        outcome="unscored",
+        detail=f"a probe could not be made: {error}",
+    )
 
 
 def _look(
