@@ -14,10 +14,13 @@ plugin. The detector must not be tuned to these rows; what they are for is to me
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from harness.records import Component, VerdictName
 from harness.selftest.setting import Setting
+
+if TYPE_CHECKING:
+    from harness.selftest.rows_pairs import Pair
 
 SecondRender = Literal["same", "other_seed", "other_prompt"]
 Planted = Literal["patch", "options", "pair"]
@@ -115,3 +118,10 @@ def healthy() -> tuple[Healthy, ...]:
     from harness.selftest import rows_healthy
 
     return rows_healthy.ROWS
+
+
+def pairs() -> tuple[Pair, ...]:
+    """Two faults of different components at once, at least twenty of them."""
+    from harness.selftest import rows_pairs
+
+    return rows_pairs.make(faults())
