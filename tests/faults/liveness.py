@@ -3,9 +3,10 @@
     python tests/faults/liveness.py            every fault and setting that is not in the table
     python tests/faults/liveness.py frames_    the faults whose id starts so; other lines stay
 
-The table is LIVENESS.md beside this file; lines of faults that no longer exist are dropped. A fault is live in a setting if it moves the final latents, or the frames, by more than 20 times what
-healthy changes do in float32 (2e-6), or gives something that cannot be compared at all. A fault that
-shows in the second render only is compared there.
+The table is LIVENESS.md beside this file; lines of faults that no longer exist are dropped. A fault
+is live in a setting if it moves the final latents, or the frames, by more than 20 times what healthy
+changes do in float32 (2e-6), or gives something that cannot be compared at all. A fault that shows in
+the second render only is compared there.
 """
 
 from __future__ import annotations
