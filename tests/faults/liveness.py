@@ -206,7 +206,7 @@ def keep(rows: list[Row]) -> None:
     kept: dict[tuple[str, ...], str] = {}
     old = TABLE.read_text().splitlines() if TABLE.is_file() else []
     for text in [*old, *map(line, rows)]:
-        if text.startswith("| ") and not text.startswith("| fault"):
+        if text.endswith(" |") and text.count(" | ") >= 5:
             kept[tuple(text.split(" | ")[:2])] = text
     order = [(f"| {f.id}", place(s)) for f in faults() for s in settings_of(f)]
     versions = ", ".join(f"{k} {v}" for k, v in sorted(describe().items()))
