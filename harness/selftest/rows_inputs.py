@@ -46,7 +46,7 @@ _TEXT = _rows("text", "text", (
     ("text_bf16", "embeddings rounded to bfloat16 in a float32 run", _BACK, None, None),
     ("text_activation", "T5 with gated ReLU", _ANY, None, None),
     ("text_position_buckets", "T5's distances bucketed for 16", _BACK, None, None),
-    ("text_scaled", "embeddings 1 % too large", (TWO_BF16, TWO), None, None),
+    ("text_scaled", "embeddings 1 % too large", (TWO_BF16, TWO, FIVE), None, None),
 ))  # fmt: skip
 
 _SCHEDULE = _rows("schedule", "schedule", (

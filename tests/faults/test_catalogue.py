@@ -73,6 +73,11 @@ def test_config_keys_are_those_of_the_identity_or_the_case() -> None:
             assert fault.config_key in known, fault.id
 
 
+def test_every_fault_is_planted() -> None:
+    for fault in faults():
+        assert (fault.plugin is None) == (fault.planted == "options") == bool(fault.options)
+
+
 @pytest.mark.parametrize(
     "name",
     [
