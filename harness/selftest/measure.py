@@ -37,7 +37,7 @@ class Outcome(Record):
     id: str
     faulty: bool
     kind: str
-    expected: list[str]
+    expected: list[VerdictName]
     verdict: VerdictName | None
     right: bool
     named: list[Component]
@@ -125,6 +125,6 @@ def _gates(store: Store, pair: PairResult, fps: int) -> dict[str, bool]:
     b = store.find(pair.renders["candidate"].get(seed, ""))
     if a is None or b is None:
         return {}
-    frames = [read_frames(store.render_folder(r.key) / "frames.mkv") for r in (a, b)]
-    finals = [read_trace(store, r)["final_latents"] for r in (a, b)]
-    return usual_gates(*frames, *finals, fps)
+    x, y = (read_frames(store.render_folder(r.key) / "frames.mkv") for r in (a, b))
+    final_x, final_y = (read_trace(store, r)["final_latents"] for r in (a, b))
+    return usual_gates(x, y, final_x, final_y, fps)
