@@ -15,6 +15,7 @@ from backends.errors import InvalidRequest
 from backends.healthy import healthy
 from backends.noise import NoiseTape
 from backends.questions import Question, nearest
+from backends.scan import scanning
 from backends.trace import sketch
 
 
@@ -50,6 +51,7 @@ def answer(
         "predict": _predict,
         "solve": _solve,
         "decode": _decode,
+        "scan": _scan,
     }
     for question in questions:
         if question.kind not in kinds:
@@ -162,3 +164,27 @@ def _decode(asked: _Asked) -> None:
     for index, source in enumerate(asked.question.sources):
         latents = asked.tensor(source)[..., :crop, :crop].contiguous()
         asked.put(f"{index}.frames", run.decode(latents))
+
+
+def _scan(asked: _Asked) -> None:
+    """One pass of a component on its given input, every module watched."""
+    question = asked.question
+    tape = NoiseTape(question.seed)
+    run = asked.run(tape)
+    with scanning(asked.pipeline, question.root) as found:
+        if question.root == "text_encoder":
+            words = replace(asked.case, prompt=question.prompts[0])
+            _ = asked.pipeline.prepare(words, Inputs()).text
+        elif question.root == "vae":
+            latents = asked.tensor(question.sources[0])
+            run.decode(latents)
+        else:
+            run.predict(
+                asked.tensor(f"{question.source}.{question.steps[0]}.in"), question.steps[0]
+            )
+            asked.answers.guided_calls += 1
+    if not found.names:
+        raise InvalidRequest(f"no module of {question.root!r} was called; there is nothing to scan")
+    asked.put("inputs", torch.stack(found.inputs))
+    asked.put("outputs", torch.stack(found.outputs))
+    asked.answers.facts[question.id] = {"names": found.names, "moments": found.moments}

@@ -13,6 +13,8 @@ accumulated. Tensors are named in one safetensors file; the answer to question `
     solve        seed, steps, source  states (N, 512), final; from the first `<source>.<k>.in` on
                                       `<source>.<k>.velocity`
     decode       sources, crop        <i>.frames of the latents named by each source
+    scan         root, and what the   inputs (M, 512), outputs (M, 512); names and moments of the M
+                 component needs      modules of component `root` (`backends.scan`)
 
 Predictions also give `<k>.native`, the guided clean sample, where the stack's solver consumes that, and
 the guidance scale of each step. `crop` decodes only the first that many rows and columns of latents.
@@ -29,7 +31,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-Kind = Literal["own", "text", "trajectory", "predict", "solve", "decode"]
+Kind = Literal["own", "text", "trajectory", "predict", "solve", "decode", "scan"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Question:
     sources: tuple[str, ...] = ()
     prompts: tuple[str, ...] = ()
     crop: int | None = None
+    root: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain types only."""

@@ -42,6 +42,8 @@ class Outcome(Record):
     right: bool
     named: list[Component]
     place: list[Component]
+    block: str | None
+    blocks: list[str]
     detail: str
     guided_calls: int
     seconds: float
@@ -94,8 +96,9 @@ def _run(row: Fault | Healthy, work: Path) -> Outcome:
     expected = list(row.expected if faulty else row.acceptable)
     blank = Outcome(
         id=row.id, faulty=faulty, kind=row.kind, expected=expected, verdict=None, right=False,
-        named=[], place=[row.component, *row.also] if faulty else [], detail="", guided_calls=0,
-        seconds=0.0, gates={},
+        named=[], place=[row.component, *row.also] if faulty else [],
+        block=row.block if faulty else None, blocks=[], detail="", guided_calls=0, seconds=0.0,
+        gates={},
     )  # fmt: skip
     try:
         config = configuration((*extra, *row.overrides), work)
@@ -111,6 +114,7 @@ def _run(row: Fault | Healthy, work: Path) -> Outcome:
             "verdict": pair.verdict,
             "right": pair.verdict in expected,
             "named": [f.component for f in pair.findings if f.kind == "component" and f.component],
+            "blocks": [f.block for f in pair.findings if f.kind == "component" and f.block],
             "detail": pair.summary,
             "guided_calls": pair.cost_guided_calls,
             "seconds": time.perf_counter() - started,

@@ -22,9 +22,18 @@ def summary(outcomes: Sequence[Outcome]) -> str:
         f"healthy with an acceptable verdict: {_share(sum(o.right for o in healthy), len(healthy))}",
         f"right component first: {_share(len(placed), len(caught))}",
     ]
+    deep = [o for o in caught if o.block is not None]
+    right = [o for o in deep if any(_within(b, str(o.block)) for b in o.blocks[:1])]
+    if deep:
+        lines.append(f"right block first: {_share(len(right), len(deep))}")
     if faults:
         lines.append(f"median cost: {median(o.guided_calls for o in faults):.0f} guided calls")
     return "\n".join([*lines, "", *_gates(faults, healthy)])
+
+
+def _within(block: str, expected: str) -> bool:
+    """Whether a named module is the expected one, or lies in it."""
+    return block == expected or block.startswith(f"{expected}.")
 
 
 def _share(part: int, whole: int) -> str:
