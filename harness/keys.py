@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from backends.base import Case, TraceOptions, Variant
-from backends.micro import MODELS, model_path
+from backends.micro import MODELS, media_path, model_path
 from harness.errors import ConfigError
 from harness.records import SCHEMA_VERSION
 from harness.store import content_key
@@ -62,6 +62,12 @@ def plugin_digest(module: str) -> str:
     return file_sha256(Path(spec.origin))
 
 
+def _option_contents(options: Mapping[str, Any]) -> dict[str, str]:
+    """What stands behind the options that name a folder: a path alone does not say it."""
+    folder = options.get("transformer")
+    return {"transformer": model_fingerprint(folder)} if isinstance(folder, str) else {}
+
+
 def _base(
     case: Case,
     variant: Variant,
@@ -72,13 +78,14 @@ def _base(
     content = asdict(case)
     del content["name"]
     content["model"] = model_fingerprint(case.model)
-    if case.image is not None:
-        content["image"] = file_sha256(Path(case.image))
+    for name in ("image", "video"):
+        if content[name] is not None:
+            content[name] = file_sha256(media_path(content[name]))
     return {
         "schema": SCHEMA_VERSION,
         "case": content,
         "backend": variant.backend,
-        "options": variant.options,
+        "options": variant.options | _option_contents(variant.options),
         "patch": variant.patch,
         "plugins": [plugin_digest(p) for p in plugins] if variant.patch else [],
         "environment": dict(environment),

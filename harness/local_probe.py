@@ -99,7 +99,7 @@ def probe_pair(
     equalised: str | None,
 ) -> LocalData:
     """Put all questions to both variants. Raises `RemoteError` or `WorkerError` as `Prober` does."""
-    steps = tuple(probe_steps(case.steps))
+    steps = tuple(probe_steps(case.solver_steps))
     reduced = reduced_precision(candidate)
     first = Question("own", "own", seed=settings.seeds[0])
     own = prober.ask(reference.at(FULL_PRECISION), case, Shared(), [first], {})

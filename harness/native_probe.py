@@ -55,7 +55,7 @@ def probe_links(
 ) -> Links:
     """Ask the reference about one finished render; `member` equalises a known difference."""
     trace = read_trace(store, record)
-    steps = tuple(k for k in probe_steps(case.steps) if f"step_{k}.in" in trace)
+    steps = tuple(k for k in probe_steps(case.solver_steps) if f"step_{k}.in" in trace)
     seed = record.seed
     questions = [
         Question("own", "own", seed=seed),
