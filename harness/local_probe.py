@@ -171,9 +171,10 @@ def _shared(own: Answers, table: ScheduleTable, folder: Path) -> Shared:
 
     path = folder / "inputs.safetensors"
     save_file({name: own.tensors[f"own.{name}"] for name in ("text", "negative_text")}, path)
-    meta = {"schedule": asdict(table), "latent_dtype": "float32"}
+    scale = own.pipeline.policies.get("image_scale")
+    meta = {"schedule": asdict(table), "latent_dtype": "float32", "image_scale": scale}
     path.with_suffix(".json").write_text(json.dumps(meta))
-    return Shared(path, ("text", "unconditional", "schedule"), "float32")
+    return Shared(path, ("text", "unconditional", "schedule", "image"), "float32")
 
 
 def _reference(
@@ -241,8 +242,16 @@ def _members(case: Case, settings: ProbeSettings, steps: tuple[int, ...]) -> lis
             Question(f"{member}.text", "text", member=member, prompts=_prompts(case)),
             Question(f"{member}.decode", "decode", member=member, sources=clean),
             Question(f"{member}.crop", "decode", member=member, sources=clean, crop=REDUCED_CROP),
+            *_image(case, settings, member),
         ]
     return found
+
+
+def _image(case: Case, settings: ProbeSettings, member: str) -> list[Question]:
+    """The conditioning image as a member encodes it, where the case has one."""
+    if case.image is None and case.video is None:
+        return []
+    return [Question(f"{member}.own", "own", member=member, seed=settings.seeds[0])]
 
 
 def _cheap(questions: Sequence[Question]) -> list[Question]:
