@@ -166,6 +166,18 @@ def scan_pair(
         return mine, prober.ask(b, data.case, shared, [plain], given)
 
 
+def scan_as_run(
+    prober: Prober, data: LocalData, candidate: Target, root: str, step: int
+) -> Answers:
+    """The candidate's scan at the precision that it is run in."""
+    seed, full = data.settings.seeds[0], data.reference.full
+    name = f"s{seed}.{step}.in"
+    question = Question("scan", "scan", seed=seed, steps=(step,), source=f"s{seed}", root=root)
+    with TemporaryDirectory(prefix="parity-scan-") as folder:
+        shared = _shared(full, data.table, Path(folder))
+        return prober.ask(candidate, data.case, shared, [question], {name: full.tensors[name]})
+
+
 def _shared(own: Answers, table: ScheduleTable, folder: Path) -> Shared:
     from safetensors.numpy import save_file
 
