@@ -8,12 +8,13 @@ the videos must decide              healthy members are rendered, then further s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from backends.base import Case
+from backends.base import Case, Variant
 from harness.comparison import Local, compare_equal, compare_locally, equalising
 from harness.config import CandidateSpec, RunConfig
 from harness.judge import Renders, judge_pair, needs_probe
+from harness.local_probe import FULL_PRECISION, reduced_precision
 from harness.plan import Plan, RenderJob, make_plan, member_jobs
 from harness.prober import Prober, Target
 from harness.records import PairResult, RenderRecord
@@ -91,7 +92,24 @@ class Judging:
 
     def _members(self, pair: _Pair) -> list[str]:
         member = self._equalising(pair)
-        return [*self._config.judge.ensemble, *([member] if member else [])]
+        lower = self._at_precision(pair).name != self._config.reference.name
+        return [
+            *self._config.judge.ensemble,
+            *([member] if member else []),
+            # At another precision the plain reference is a healthy member, too.
+            *(["plain"] if lower else []),
+        ]
+
+    def _at_precision(self, pair: _Pair) -> Variant:
+        """The reference as its members are rendered: at the candidate's precision, if that is less."""
+        reference = self._target(pair, self._config.reference.name)
+        reduced = reduced_precision(self._target(pair, pair.candidate.name))
+        if reduced is None:
+            return reference.variant
+        lower = reference.at({**FULL_PRECISION, **reduced}).variant
+        if lower.options == reference.variant.options:
+            return reference.variant
+        return replace(lower, name=f"{lower.name} at {lower.options['dtype']}")
 
     def _renders(self, pair: _Pair, seeds: Sequence[int], members: Sequence[str]) -> Renders:
         reference = self._config.reference.name
@@ -99,7 +117,10 @@ class Judging:
             self._of(pair, reference, 0, seeds, "plain"),
             self._of(pair, reference, 1, seeds, "plain"),
             self._of(pair, pair.candidate.name, 0, seeds, "plain"),
-            {name: self._of(pair, reference, 0, seeds, name) for name in members},
+            {
+                name: self._of(pair, self._at_precision(pair).name, 0, seeds, name)
+                for name in members
+            },
         )
 
     def _of(
@@ -120,7 +141,8 @@ class Judging:
         )
         plan = make_plan(wider)
         known = {_job_key(job) for job, _ in self._rendered}
-        jobs = [*plan.jobs, *member_jobs(plan, {pair.case.name}, members).jobs]
+        variant = self._at_precision(pair)
+        jobs = [*plan.jobs, *member_jobs(plan, {pair.case.name}, members, variant).jobs]
         # The reference is asked again even where it is known: it says which inputs are shared.
         wanted = [job for job in jobs if job.role == "reference" or _job_key(job) not in known]
         fresh = render(Plan(tuple(wanted)), self._store, self._settings, self._progress)

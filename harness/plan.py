@@ -79,11 +79,16 @@ def make_plan(config: RunConfig) -> Plan:
     return Plan(tuple(jobs))
 
 
-def member_jobs(plan: Plan, cases: Collection[str], members: Sequence[str]) -> Plan:
-    """The reference of `plan` rendered as each healthy member, for `cases` at every seed."""
+def member_jobs(
+    plan: Plan, cases: Collection[str], members: Sequence[str], variant: Variant
+) -> Plan:
+    """The reference of `plan` rendered as each healthy member, for `cases` at every seed.
+
+    `variant` is the reference's, or the reference at the precision that a candidate runs in.
+    """
     return Plan(
         tuple(
-            replace(job, role="member", member=member)
+            replace(job, role="member", member=member, variant=variant)
             for job in plan.jobs
             for member in members
             if job.role == "reference" and job.case.name in cases

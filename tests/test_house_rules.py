@@ -15,10 +15,16 @@ HARNESS_MAY_USE = {
     "backends.errors",
     "backends.micro",
     "backends.noise",
+    "backends.questions",
     "backends.registry",
+    "backends.sketch",
 }
-# The `convert` verb runs a conversion, and nothing else of the checkpoints' room is used.
-CONVERT_ONLY = {"harness/commands/convert.py": {"backends.checkpoints"}}
+# The `convert` verb runs a conversion, and nothing else of the checkpoints' room is used. One module may
+# answer a worker's requests in the harness's own process.
+CONVERT_ONLY = {
+    "harness/commands/convert.py": {"backends.checkpoints"},
+    "harness/connect.py": {"backends.worker"},
+}
 REPORT_MAY_USE = ("harness.report", "harness.records", "harness.store", "harness.frames",
                   "harness.errors", "harness.metrics")  # fmt: skip
 

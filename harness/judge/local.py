@@ -396,12 +396,36 @@ def _oracle(data: LocalData) -> Iterator[Evidence]:
         ]
         bound = limit(healthy, ORACLE_FACTOR, LEAST_RATIO)
         value = max(ratios)
+        if not _finite(b, names):
+            yield _overflow(data, component, names, ratios)
+            continue
         step = data.steps[ratios.index(value)] if component == "transformer" else None
         yield _against(
             "oracle", component,
             "error against a float32 oracle, in units of the reference's own error",
             value, bound, unit="ratio", step=step,
         )  # fmt: skip
+
+
+def _finite(answers: Answers, names: list[list[str]]) -> bool:
+    return all(np.isfinite(answers.tensors[name]).all() for group in names for name in group)
+
+
+def _overflow(
+    data: LocalData, component: Component, names: list[list[str]], ratios: list[float]
+) -> Evidence:
+    """Not finite at the run's precision although finite in float32: the dtype cannot hold it."""
+    at = next((i for i, ratio in enumerate(ratios) if not math.isfinite(ratio)), 0)
+    fine = _finite(data.candidate.full, names)
+    return Evidence(
+        stage="oracle",
+        check=f"oracle.{component}",
+        component=component,
+        outcome="differs",
+        detail=f"the {component} is not finite at the run's precision, and is"
+        + (" finite in float32: the dtype cannot hold its values" if fine else " not in float32"),
+        step=data.steps[at] if component == "transformer" else None,
+    )
 
 
 _Points = tuple[Component, list[list[str]], list[str], tuple[str, ...]]

@@ -6,8 +6,16 @@ import pytest
 
 from harness.judge.decide import decide, missing
 from harness.judge.exact import compare_pipelines
+from harness.judge.free import Divergence
 from harness.judge.known import KNOWN
-from harness.records import PairResult, PipelineRecord, RenderRecord, SeedDistances
+from harness.records import (
+    Evidence,
+    Finding,
+    PairResult,
+    PipelineRecord,
+    RenderRecord,
+    SeedDistances,
+)
 from harness.session import exit_code
 
 
@@ -35,35 +43,94 @@ def _pipeline(**changes) -> PipelineRecord:
     return PipelineRecord(**(fields | changes))
 
 
+def _evidence(outcome: str = "agrees", **changes) -> Evidence:
+    fields = {"stage": "collapse", "check": "collapse.text", "outcome": outcome, "detail": "d"}
+    return Evidence(**(fields | changes))
+
+
+def _decide(
+    distances: list[SeedDistances],
+    evidence: list[Evidence] | None = None,
+    findings: list[Finding] | None = None,
+    divergence: Divergence | None = None,
+    failures: list[str] | None = None,
+) -> tuple[str, list[str]]:
+    return decide(
+        failures or [], distances, findings or [], evidence or [], divergence,
+        probed=evidence is not None,
+    )  # fmt: skip
+
+
+def _near(members: int, value: float = 1.5, local: float = 1.0) -> Divergence:
+    return Divergence([value], [[1.0] * members], local, None)
+
+
 def test_equal_bits_are_bit_exact() -> None:
-    assert decide([], [_distance(), _distance()], [])[0] == "bit_exact"
+    assert _decide([_distance(), _distance()])[0] == "bit_exact"
 
 
-def test_one_differing_seed_is_not_bit_exact() -> None:
-    verdict, reasons = decide([], [_distance(), _distance(1e-7, False)], [_distance()])
-    assert verdict == "inconclusive"
-    assert "1e-07" in reasons[0]
-    assert "equal in every bit" in reasons[1]
+def test_equal_bits_hide_no_check_that_differs() -> None:
+    assert _decide([_distance()], [_evidence("differs")])[0] == "bug"
+    assert _decide([_distance()], [_evidence("unscored")])[0] == "inconclusive"
 
 
-@pytest.mark.parametrize("gap", [None, math.nan])
-def test_a_distance_that_could_not_be_computed_counts_as_infinite(gap: float | None) -> None:
-    verdict, reasons = decide([], [_distance(gap, False)], [])
-    assert verdict == "inconclusive"
-    assert "inf" in reasons[0]
+def test_equal_bits_with_an_unexplained_finding_are_not_bit_exact() -> None:
+    found = Finding(kind="weights", name="vae.b", detail="differs")
+    assert _decide([_distance()], findings=[found])[0] == "inconclusive"
+
+
+@pytest.mark.parametrize("gap", [None, math.nan, 1e-7])
+def test_a_difference_that_was_not_probed_is_inconclusive(gap: float | None) -> None:
+    assert _decide([_distance(gap, False)])[0] == "inconclusive"
 
 
 def test_equal_frames_with_unequal_latents_are_not_bit_exact() -> None:
     odd = _distance(0.0).model_copy(update={"latents_equal": False})
-    assert decide([], [odd], [])[0] == "inconclusive"
+    assert _decide([odd])[0] == "inconclusive"
 
 
 def test_hard_failures_win_over_equality() -> None:
-    assert decide(["reference, seed 0: black"], [_distance()], [])[0] == "broken"
+    assert _decide([_distance()], failures=["reference, seed 0: black"])[0] == "broken"
 
 
 def test_nothing_compared_is_inconclusive() -> None:
-    assert decide([], [], [])[0] == "inconclusive"
+    assert _decide([])[0] == "inconclusive"
+
+
+def test_agreeing_checks_and_a_distance_in_the_band_are_rounding() -> None:
+    verdict, _ = _decide([_distance(1.5, False)], [_evidence()], divergence=_near(4))
+    assert verdict == "rounding"
+
+
+@pytest.mark.parametrize("members", [0, 3])
+def test_too_few_members_are_never_a_pass(members: int) -> None:
+    near = _near(members)
+    assert _decide([_distance(1.5, False)], [_evidence()], divergence=near)[0] == "inconclusive"
+
+
+def test_outside_the_band_the_error_budget_decides() -> None:
+    far = _near(4, value=8.0, local=1.0)
+    assert _decide([_distance(8.0, False)], [_evidence()], divergence=far)[0] == "inconclusive"
+    amplified = _near(4, value=8.0, local=4.0)
+    assert _decide([_distance(8.0, False)], [_evidence()], divergence=amplified)[0] == "chaotic"
+
+
+def test_one_check_that_differs_is_a_bug_whatever_the_videos_say() -> None:
+    evidence = [_evidence(), _evidence("differs")]
+    assert _decide([_distance(1.5, False)], evidence, divergence=_near(4))[0] == "bug"
+
+
+def test_a_policy_is_named_only_when_everything_else_agrees() -> None:
+    known = Finding(kind="policy", name="schedule", detail="d", known="zero_snr_subset")
+    apart = [_distance(1.5, False)]
+    assert _decide(apart, [_evidence()], [known], _near(4))[0] == "policy"
+    assert _decide(apart, [_evidence("differs")], [known], _near(4))[0] == "bug"
+
+
+def test_a_policy_that_changes_nothing_does_not_make_the_verdict() -> None:
+    idle = Finding(kind="policy", name="guidance_target", detail="d", known="guidance_target")
+    apart = [_distance(1.5, False)]
+    assert _decide(apart, [_evidence()], [idle], _near(4))[0] == "rounding"
 
 
 def test_missing_renders_are_named_and_errors_come_first() -> None:

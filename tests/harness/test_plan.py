@@ -31,7 +31,7 @@ def test_only_candidates_share_and_each_by_its_own_match() -> None:
     assert shares == {
         "diffusers": (),
         "diffusers-rerun": (),
-        "sat": ("text", "unconditional", "schedule", "latent_dtype"),
+        "sat": ("text", "unconditional", "schedule", "latent_dtype", "image"),
         "sat_native": (),
     }
 
