@@ -169,8 +169,9 @@ class VideoAutoencoder(nn.Module):
     ) -> Tensor:
         """Video (B, 3, T, H, W) in about [-1, 1] of latents (B, z, t, h, w), not scaled.
 
-        `pieces` cover the latents in order; None takes `decode_pieces`. With `lone_first`, the very first latent frame becomes
-        one pixel frame and every other one four; without, all become four.
+        `pieces` cover the latents in order; None takes `decode_pieces`. With `lone_first`, the very
+        first latent frame becomes one pixel frame and every other one four; without, all become
+        four.
         """
         pieces = decode_pieces(latents.shape[2]) if pieces is None else pieces
         try:
