@@ -39,13 +39,13 @@ INITIAL_SEED = 67280421310721
 """torch's own default seed, which the committed weights were initialised from."""
 
 
-DERIVED_CLIPS = 720, 480
+DERIVED_CLIPS = 664, 240
 """Training clips of the derived models: those that cross the frame, those that start in its middle."""
 
 DERIVED_STRETCHES = {
-    "micro-5b-i2v": (500, 0.002),
-    "micro-1.5-5b": (900, 0.003),
-    "micro-1.5-5b-i2v": (500, 0.002),
+    "micro-5b-i2v": (300, 0.002),
+    "micro-1.5-5b": (600, 0.003),
+    "micro-1.5-5b-i2v": (300, 0.002),
 }
 """Steps and peak learning rate, Muon throughout."""
 
