@@ -33,9 +33,10 @@ class Case:
     """What to render. `model` is a micro model's name, a local folder, or a hub id.
 
     `image` is a picture file for image-to-video, `video` a clip for video-to-video, of whose noise
-    schedule the last `strength` (0 to 1] is run; with neither it is text-to-video. `height` and
-    `width` are pixels, `fps` frames a second. `sampler` and `dynamic_guidance` are part of the case
-    because every stack must be told them explicitly: their defaults differ.
+    schedule the last `strength` (0 to 1] is run; with neither it is text-to-video. Both may name an
+    embedded file, `micro:NAME`. `height` and `width` are pixels, `fps` frames a second. `sampler` and
+    `dynamic_guidance` are part of the case because every stack must be told them explicitly: their
+    defaults differ.
     """
 
     name: str
@@ -53,6 +54,16 @@ class Case:
     image: str | None = None
     video: str | None = None
     strength: float = 0.8
+
+    @property
+    def solver_steps(self) -> int:
+        """Steps that are run: all, or of video-to-video the last `strength` share, rounded down.
+
+        As `get_timesteps` of `pipeline_cogvideox_video2video.py`.
+        """
+        if self.video is None:
+            return self.steps
+        return min(int(self.steps * self.strength), self.steps)
 
 
 @dataclass(frozen=True)

@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
-from backends.errors import InvalidRequest
+from backends.pictures import read_picture
 
 
-def load_picture(path: str, height: int, width: int, patch_size_t: int | None) -> Tensor:
-    """The picture in `path` as (1, 3, height, width) float32 in [-1, 1].
+def load_picture(given: str, height: int, width: int, patch_size_t: int | None) -> Tensor:
+    """The picture that a case names as (1, 3, height, width) float32 in [-1, 1].
 
     1.0 (`patch_size_t` None) scales it by a bicubic filter until it covers the video and cuts the
     middle out; 1.5 scales it to the video's size by Pillow's Lanczos filter, as Diffusers does for
     both. (CogVideo's 1.5 script chooses the video's size by the picture's shape; here the case does.)
-    A picture of the video's size is left as it is by all. Raises `InvalidRequest` if `path` is no
-    picture.
+    A picture of the video's size is left as it is by all. Raises `InvalidRequest` if there is none.
     """
-    try:
-        with Image.open(Path(path).expanduser()) as file:
-            picture = file.convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
-        raise InvalidRequest(
-            f"image={path!r} cannot be read as a picture ({error}); name a PNG or JPEG file"
-        ) from error
+    picture = read_picture(given)
     if patch_size_t is None:
         return _covering(_pixels(picture), height, width) * 2.0 - 1.0
     if picture.size != (width, height):
