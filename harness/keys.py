@@ -109,6 +109,7 @@ def render_key(
     share: Sequence[str],
     inputs_digest: str | None,
     trace: TraceOptions,
+    member: str,
 ) -> str:
     """Key of one render. `inputs_digest` is the hash of the shared inputs' content, if any."""
     return content_key(
@@ -119,6 +120,7 @@ def render_key(
             "share": sorted(share),
             "inputs": inputs_digest,
             "trace": asdict(trace),
+            "member": member,
         }
         | _base(case, variant, environment, threads, plugins)
     )
