@@ -62,6 +62,12 @@ def plugin_digest(module: str) -> str:
     return file_sha256(Path(spec.origin))
 
 
+def _option_contents(options: Mapping[str, Any]) -> dict[str, str]:
+    """What stands behind the options that name a folder: a path alone does not say it."""
+    folder = options.get("transformer")
+    return {"transformer": model_fingerprint(folder)} if isinstance(folder, str) else {}
+
+
 def _base(
     case: Case,
     variant: Variant,
@@ -79,7 +85,7 @@ def _base(
         "schema": SCHEMA_VERSION,
         "case": content,
         "backend": variant.backend,
-        "options": variant.options,
+        "options": variant.options | _option_contents(variant.options),
         "patch": variant.patch,
         "plugins": [plugin_digest(p) for p in plugins] if variant.patch else [],
         "environment": dict(environment),
