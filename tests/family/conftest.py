@@ -59,11 +59,31 @@ def kind(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.fixture(scope="module")
-def sat(kind: str, family: dict[str, Path]) -> Iterator[Any]:
-    """The kind opened by the `sat` backend, as CogVideo decodes it."""
+@pytest.fixture(scope="session")
+def opened(family: dict[str, Path]) -> Iterator[Any]:
+    """A function that opens a kind with the `sat` backend, once for each `first_frame`."""
     from backends.sat.adapter import SatBackend
 
-    opened = SatBackend().open(str(family[kind]), {"device": "cpu"})
+    pipelines: dict[tuple[str, str], Any] = {}
+
+    def opened(name: str, first_frame: str) -> Any:
+        if (name, first_frame) not in pipelines:
+            options = {"device": "cpu", "first_frame": first_frame}
+            pipelines[name, first_frame] = SatBackend().open(str(family[name]), options)
+        return pipelines[name, first_frame]
+
     yield opened
-    opened.close()
+    for pipeline in pipelines.values():
+        pipeline.close()
+
+
+@pytest.fixture(scope="module")
+def sat(kind: str, opened: Any) -> Any:
+    """The kind as CogVideo decodes it."""
+    return opened(kind, "upstream")
+
+
+@pytest.fixture(scope="module")
+def single(kind: str, opened: Any) -> Any:
+    """The kind with a single first frame, as Diffusers decodes it."""
+    return opened(kind, "single")
