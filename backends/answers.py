@@ -15,6 +15,7 @@ from backends.errors import InvalidRequest
 from backends.healthy import healthy
 from backends.noise import NoiseTape
 from backends.questions import Question, nearest
+from backends.scan import scanning
 from backends.trace import sketch
 
 
@@ -50,6 +51,7 @@ def answer(
         "predict": _predict,
         "solve": _solve,
         "decode": _decode,
+        "scan": _scan,
     }
     for question in questions:
         if question.kind not in kinds:
@@ -145,11 +147,12 @@ def _predict(asked: _Asked) -> None:
 def _solve(asked: _Asked) -> None:
     question, tape = asked.question, NoiseTape(asked.question.seed)
     run = asked.run(tape)
-    latents, states = run.initial_latents(tape), list[Tensor]()
+    run.initial_latents(tape)  # the draw is due before those of the steps
+    latents, states = asked.tensor(f"{question.source}.{question.steps[0]}.in"), list[Tensor]()
     for step in range(len(run.schedule.timesteps)):
         velocity = asked.tensor(f"{question.source}.{nearest(question.steps, step)}.velocity")
-        velocity = velocity.float().to(latents.device)
-        latents = run.step(latents, Prediction(velocity, velocity, 1.0), step, tape)
+        velocity = velocity.float()
+        latents = run.step(latents.to(velocity), Prediction(velocity, velocity, 1.0), step, tape)
         states.append(sketch(latents))
     asked.put("states", torch.stack(states))
     asked.put("final", latents.float())
@@ -161,3 +164,27 @@ def _decode(asked: _Asked) -> None:
     for index, source in enumerate(asked.question.sources):
         latents = asked.tensor(source)[..., :crop, :crop].contiguous()
         asked.put(f"{index}.frames", run.decode(latents))
+
+
+def _scan(asked: _Asked) -> None:
+    """One pass of a component on its given input, every module watched."""
+    question = asked.question
+    tape = NoiseTape(question.seed)
+    run = asked.run(tape)
+    with scanning(asked.pipeline, question.root) as found:
+        if question.root == "text_encoder":
+            words = replace(asked.case, prompt=question.prompts[0])
+            _ = asked.pipeline.prepare(words, Inputs()).text
+        elif question.root == "vae":
+            latents = asked.tensor(question.sources[0])
+            run.decode(latents)
+        else:
+            run.predict(
+                asked.tensor(f"{question.source}.{question.steps[0]}.in"), question.steps[0]
+            )
+            asked.answers.guided_calls += 1
+    if not found.names:
+        raise InvalidRequest(f"no module of {question.root!r} was called; there is nothing to scan")
+    asked.put("inputs", torch.stack(found.inputs))
+    asked.put("outputs", torch.stack(found.outputs))
+    asked.answers.facts[question.id] = {"names": found.names, "moments": found.moments}

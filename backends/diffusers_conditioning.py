@@ -95,9 +95,10 @@ class Conditioning:
                 "width": case.width,
                 "dtype": stack.dtype,
                 "device": stack.device,
+                "latents": torch.zeros(1),
             },
             tape,
-        )
+        )[1]
 
     def noised_clip(
         self, tape: NoiseTape, timestep: Tensor, dtype: torch.dtype, shape: tuple[int, ...]
@@ -120,20 +121,14 @@ class Conditioning:
             shape,
         )
 
-    def of_picture(
-        self, prepare_latents: Any, arguments: dict[str, Any], tape: NoiseTape
-    ) -> Tensor:
-        """The picture's part of what `prepare_latents` gives; the noise is drawn elsewhere."""
-        factor = float(self._stack.pipe.vae_scaling_factor_image)
-        if self._image_scale not in (None, own_image_scale(self._stack.pipe)):
-            inverted = self._stack.pipe.vae.config.invert_scale_latents
-            factor = 1 / self._image_scale if inverted else self._image_scale
-        no_noise = torch.zeros(1, device=self._stack.device)
-        with (
-            self._encoding(tape, None),
-            patch.object(self._stack.pipe, "vae_scaling_factor_image", factor),
-        ):
-            return prepare_latents(**{**arguments, "latents": no_noise})[1]
+    def of_picture(self, prepare_latents: Any, arguments: dict[str, Any], tape: NoiseTape) -> Any:
+        """What `prepare_latents` makes of given noise and the picture, if there is one."""
+        pipe, scale = self._stack.pipe, self._image_scale
+        factor = float(pipe.vae_scaling_factor_image)
+        if scale is not None and scale != own_image_scale(pipe):
+            factor = 1 / scale if pipe.vae.config.invert_scale_latents else scale
+        with self._encoding(tape, None), patch.object(pipe, "vae_scaling_factor_image", factor):
+            return prepare_latents(**arguments)
 
     def of_clip(
         self,

@@ -96,7 +96,7 @@ def read_policies(pipe: Any, dtype: str) -> Policies:
         unconditional="text encoder of the negative prompt",
         latent_dtype=dtype,
         guidance_target="velocity",
-        layer_norm_eps=float(pipe.transformer.config.norm_eps),
+        layer_norm_eps=float(pipe.transformer.norm_out.norm.eps),
         frames_to_uint8="round",
         image_scale=own_image_scale(pipe),
     )

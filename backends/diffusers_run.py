@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 from unittest.mock import patch
 
@@ -144,11 +146,13 @@ class DiffusersRun:
         def solvers_own(latents: Tensor) -> Tensor:
             return solver.latents_to_decode(latents)[:, -latents.shape[1] :]
 
-        prepare_latents = pipe.prepare_latents
-        signature = inspect.signature(prepare_latents)
+        # Diffusers' own signature; a patch may have replaced the method by one that takes anything.
+        upstream = getattr(import_module("diffusers"), type(pipe).__name__).prepare_latents
+        signature, prepare_latents = inspect.signature(upstream), pipe.prepare_latents
 
         def prepare(*args: Any, **kwargs: Any) -> Any:
-            given = signature.bind(*args, **kwargs).arguments
+            given = signature.bind(pipe, *args, **kwargs).arguments
+            del given["self"]
             return self._prepare(prepare_latents, given, tape)
 
         prompts = self._prompts()
@@ -179,22 +183,18 @@ class DiffusersRun:
         return torch.from_numpy(frames[0])
 
     def _prepare(self, prepare_latents: Any, given: dict[str, Any], tape: NoiseTape) -> Any:
-        """What the pipeline's `prepare_latents` returns, with the noise from the tape.
-
-        A picture's or a clip's posterior is sampled before the noise is drawn, as upstream.
-        """
-        conditioning, solver = self._conditioning, self._solver
-        picture: Tensor | None = None
+        """What the pipeline's own `prepare_latents` returns, with the noise from the tape."""
+        conditioning, latent_dtype = self._conditioning, self._solver.latent_dtype
         if conditioning.clip is not None:
-            latent_dtype = solver.latent_dtype
             start = conditioning.of_clip(prepare_latents, given, tape, latent_dtype, self._shape)
+            rest = ()
         else:
-            if conditioning.picture is not None:
-                picture = conditioning.of_picture(prepare_latents, given, tape)
-            start = self._noise(tape) * solver.scheduler.init_noise_sigma
-        solver.begin(start)
+            noise = _DrawnWhenMoved(lambda: self._noise(tape))
+            prepared = conditioning.of_picture(prepare_latents, {**given, "latents": noise}, tape)
+            start, *rest = prepared if isinstance(prepared, tuple) else (prepared,)
+        self._solver.begin(start)
         carried = start.to(self._stack.dtype)
-        return carried if picture is None else (carried, picture)
+        return (carried, *rest) if rest else carried
 
     def _prompts(self) -> dict[str, Any]:
         """Prompts in words where the pipeline encodes them itself; embeddings where they are shared.
@@ -248,6 +248,19 @@ class DiffusersRun:
                 " not the last one taken; drive the steps in order from 0"
             )
         return self._multistep[1]
+
+
+class _DrawnWhenMoved:
+    """Latents for `prepare_latents`, drawn when it moves them to the device.
+
+    That is after it sampled a picture's posterior: the order in which upstream draws.
+    """
+
+    def __init__(self, draw: Callable[[], Tensor]) -> None:
+        self._draw = draw
+
+    def to(self, _device: object) -> Tensor:
+        return self._draw()
 
 
 def _unseen(step: int, latents: Tensor, velocity: Tensor, result: Tensor) -> None:

@@ -10,8 +10,11 @@ accumulated. Tensors are named in one safetensors file; the answer to question `
     text         prompts              <i>.text for each prompt
     trajectory   seed, steps          <k>.in, <k>.velocity, <k>.branches for each step k; clean
     predict      seed, steps, source  <k>.velocity, <k>.branches on `<source>.<k>.in`
-    solve        seed, steps, source  states (N, 512), final; on `<source>.<k>.velocity`
+    solve        seed, steps, source  states (N, 512), final; from the first `<source>.<k>.in` on
+                                      `<source>.<k>.velocity`
     decode       sources, crop        <i>.frames of the latents named by each source
+    scan         root, and what the   inputs (M, 512), outputs (M, 512); names and moments of the M
+                 component needs      modules of component `root` (`backends.scan`)
 
 Predictions also give `<k>.native`, the guided clean sample, where the stack's solver consumes that, and
 the guidance scale of each step. `crop` decodes only the first that many rows and columns of latents.
@@ -19,7 +22,7 @@ the guidance scale of each step. `crop` decodes only the first that many rows an
 A `trajectory` visits the probe steps only: after each prediction it goes straight to the next one by
 the deterministic DDIM rule on the pipeline's own schedule table, so its inputs lie where real ones do
 and cost one guided call each. `clean` is the last predicted clean sample. `solve` drives all N solver
-steps from the run's initial latents with given velocities (that of the nearest probe step), which
+steps from given latents with given velocities (that of the nearest probe step), which
 calls no transformer.
 """
 
@@ -28,7 +31,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-Kind = Literal["own", "text", "trajectory", "predict", "solve", "decode"]
+Kind = Literal["own", "text", "trajectory", "predict", "solve", "decode", "scan"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Question:
     sources: tuple[str, ...] = ()
     prompts: tuple[str, ...] = ()
     crop: int | None = None
+    root: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain types only."""

@@ -59,7 +59,7 @@ def _load_inputs(inputs: str | None, factors: list[str]) -> Inputs:
         negative_text=tensors["negative_text"] if "unconditional" in share else None,
         schedule=ScheduleTable(**meta["schedule"]) if "schedule" in share else None,
         latent_dtype=meta["latent_dtype"] if "latent_dtype" in share else None,
-        image_scale=meta["image_scale"] if "image" in share else None,
+        image_scale=meta.get("image_scale") if "image" in share else None,
     )
 
 

@@ -24,6 +24,7 @@ _VERBS = {
     "judge": "render what is missing, and print the verdicts",
     "report": "write the report of an earlier run again",
     "convert": "convert a checkpoint between SAT and Diffusers",
+    "selftest": "plant faults, and measure what the verdict makes of them",
     "doctor": "say what works on this machine, and how to mend the rest",
     "ls": "list the renders in the store",
 }

@@ -6,24 +6,36 @@ second look: if the rest then agrees, it is that option, named, and not a bug.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from backends.base import Case
 from harness.config import JudgeSettings
 from harness.errors import WorkerError
+from harness.judge.blocks import Place, locate
 from harness.judge.local import judge_local
 from harness.judge.native import judge_native
-from harness.local_probe import FULL_PRECISION, LocalData, ProbeSettings, probe_pair
-from harness.native_probe import probe_links
+from harness.local_probe import (
+    FULL_PRECISION,
+    OTHER_MEMBERS,
+    LocalData,
+    ProbeSettings,
+    probe_pair,
+    scan_pair,
+)
+from harness.native_probe import beyond_the_render, probe_links
 from harness.prober import Prober, Target
-from harness.records import Evidence, Finding, PipelineRecord, RenderRecord
+from harness.records import Component, Evidence, Finding, PipelineRecord, RenderRecord
 from harness.store import Store
 from harness.worker_client import RemoteError
 
 UNDECLARED = frozenset({*FULL_PRECISION, "device", "placement", "attention", "use_stream"})
 """Options that change where and in which precision a model runs, but not what it computes."""
+
+
+KNOWN_EPSILONS = frozenset({1e-5, 1e-6})
+"""Of the last norm, in Diffusers and in SAT; any other value is nobody's policy."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +46,15 @@ class Local:
     declared: list[Finding]
     data: LocalData | None
     guided_calls: int
+    places: Mapping[Component, Place] = field(default_factory=dict[Component, Place])
 
 
 def equalising(reference: PipelineRecord, candidate: PipelineRecord) -> str | None:
     """The healthy member that gives the reference the candidate's epsilon of the last norm, if any."""
     mine, other = reference.policies["layer_norm_eps"], candidate.policies["layer_norm_eps"]
-    return None if mine == other else f"norm_eps:{other}"
+    if mine == other or not {mine, other} <= KNOWN_EPSILONS:
+        return None
+    return f"norm_eps:{other}"
 
 
 def compare_locally(
@@ -66,6 +81,7 @@ def compare_locally(
                 equal = candidate.at({key: reference.variant.options[key] for key in keys})
                 data, evidence = _look(prober, case, reference, equal, settings, member)
                 declared = [_finding(key, reference, candidate) for key in keys]
+        places = _places(prober, data, (reference, candidate), evidence)
         for role, record in renders:
             if declared and role == "candidate":
                 continue  # its own run differs on purpose
@@ -73,14 +89,60 @@ def compare_locally(
             links = probe_links(prober, store, case, reference, record, role, used)
             evidence += judge_native(links, data)
     except (RemoteError, WorkerError) as error:
-        failed = Evidence(
-            stage="collapse",
-            check="probe",
-            outcome="unscored",
-            detail=f"a probe could not be made: {error}",
-        )
-        return Local([failed], [], None, prober.fresh_calls - before)
-    return Local(evidence, declared, data, prober.fresh_calls - before)
+        return Local([_unscored(error)], [], None, prober.fresh_calls - before)
+    return Local(evidence, declared, data, prober.fresh_calls - before, places)
+
+
+_ROOTS: Mapping[Component, str] = {
+    "text": "text_encoder",
+    "transformer": "transformer",
+    "decoder": "vae",
+}
+
+
+def _places(
+    prober: Prober, data: LocalData, sides: tuple[Target, Target], evidence: Sequence[Evidence]
+) -> dict[Component, Place]:
+    """The first wrong module of each component that differs in float32."""
+    found: dict[Component, Place] = {}
+    for item in evidence:
+        component = item.component
+        if item.outcome != "differs" or item.stage != "collapse":
+            continue
+        if component is None or component not in _ROOTS:
+            continue
+        step = data.steps[0] if item.step is None else item.step
+        try:
+            a, b = scan_pair(prober, data, sides, _ROOTS[component], step)
+        except RemoteError:
+            continue  # the difference stands; only its place is unknown
+        place = locate(a, b, OTHER_MEMBERS, item.step)
+        if place is not None:
+            found[component] = place
+    return found
+
+
+def compare_equal(
+    prober: Prober,
+    store: Store,
+    case: Case,
+    sides: tuple[Target, Target],
+    record: RenderRecord,
+) -> Evidence:
+    """The short look at a pair whose renders are equal in every bit; see `beyond_the_render`."""
+    try:
+        return beyond_the_render(prober, store, case, sides, record)
+    except (RemoteError, WorkerError) as error:
+        return _unscored(error)
+
+
+def _unscored(error: Exception) -> Evidence:
+    return Evidence(
+        stage="collapse",
+        check="probe",
+        outcome="unscored",
+        detail=f"a probe could not be made: {error}",
+    )
 
 
 def _look(

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from backends.base import Case
-from harness.comparison import Local, compare_locally, equalising
+from harness.comparison import Local, compare_equal, compare_locally, equalising
 from harness.config import CandidateSpec, RunConfig
 from harness.judge import Renders, judge_pair, needs_probe
 from harness.plan import Plan, RenderJob, make_plan, member_jobs
@@ -131,8 +131,17 @@ class Judging:
             return
         renders = self._renders(pair, self._config.seeds, ())
         sides = list(zip(renders.reference, renders.candidate, strict=True))
+        targets = (
+            self._target(pair, self._config.reference.name),
+            self._target(pair, pair.candidate.name),
+        )
         if not any(needs_probe(self._store, a, b) for a, b in sides):
-            return
+            if any(r.status != "ok" for side in sides for r in side):
+                return
+            short = compare_equal(prober, self._store, pair.case, targets, sides[0][0])
+            if short.outcome != "differs":
+                self._local[_key(pair)] = Local([short], [], None, 0)
+                return
         # The last seed's render was made in a process that had made the others before.
         ends = [sides[0], *sides[1:][-1:]]
         links = [(role, r) for a, b in ends for role, r in (("reference", a), ("candidate", b))]
@@ -140,8 +149,7 @@ class Judging:
             prober,
             self._store,
             pair.case,
-            self._target(pair, self._config.reference.name),
-            self._target(pair, pair.candidate.name),
+            *targets,
             links,
             self._config.judge,
             self._equalising(pair),

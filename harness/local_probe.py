@@ -99,7 +99,7 @@ def probe_pair(
     equalised: str | None,
 ) -> LocalData:
     """Put all questions to both variants. Raises `RemoteError` or `WorkerError` as `Prober` does."""
-    steps = tuple(probe_steps(case.steps))
+    steps = tuple(probe_steps(case.solver_steps))
     reduced = reduced_precision(candidate)
     first = Question("own", "own", seed=settings.seeds[0])
     own = prober.ask(reference.at(FULL_PRECISION), case, Shared(), [first], {})
@@ -132,6 +132,38 @@ def probe_pair(
         Side(b_full, b_less),
         equalised,
     )
+
+
+def scan_pair(
+    prober: Prober, data: LocalData, sides: tuple[Target, Target], root: str, step: int
+) -> tuple[Answers, Answers]:
+    """Both sides' scans of component `root`, in float32, on the reference's inputs at `step`.
+
+    The reference also answers as each of `OTHER_MEMBERS`, as "<member>.scan".
+    """
+    seed, full = data.settings.seeds[0], data.reference.full
+    names = (f"s{seed}.{step}.in", f"s{seed}.clean")
+    given = {name: full.tensors[name] for name in names}
+    plain = Question(
+        "scan",
+        "scan",
+        seed=seed,
+        steps=(step,),
+        source=f"s{seed}",
+        sources=(f"s{seed}.clean",),
+        prompts=OTHER_PROMPTS[:1],
+        root=root,
+    )
+    as_members = [replace(plain, id=f"{m}.scan", member=m) for m in OTHER_MEMBERS]
+    if data.equalised is not None and root == "transformer":
+        plain_a = replace(plain, member=data.equalised)
+    else:
+        plain_a = plain
+    with TemporaryDirectory(prefix="parity-scan-") as folder:
+        shared = _shared(full, data.table, Path(folder))
+        a, b = (side.at(FULL_PRECISION) for side in sides)
+        mine = prober.ask(a, data.case, shared, [plain_a, *as_members], given)
+        return mine, prober.ask(b, data.case, shared, [plain], given)
 
 
 def _shared(own: Answers, table: ScheduleTable, folder: Path) -> Shared:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from backends.base import Case, ScheduleTable
 from backends.questions import Question
 from harness.frames import read_frames
-from harness.local_probe import FULL_PRECISION
+from harness.local_probe import FULL_PRECISION, OTHER_PROMPTS
 from harness.plan import probe_steps
 from harness.prober import Answers, Array, Prober, Shared, Target
-from harness.records import RenderRecord
+from harness.records import Evidence, RenderRecord
 from harness.store import Store
 
 
@@ -55,7 +55,7 @@ def probe_links(
 ) -> Links:
     """Ask the reference about one finished render; `member` equalises a known difference."""
     trace = read_trace(store, record)
-    steps = tuple(k for k in probe_steps(case.steps) if f"step_{k}.in" in trace)
+    steps = tuple(k for k in probe_steps(case.solver_steps) if f"step_{k}.in" in trace)
     seed = record.seed
     questions = [
         Question("own", "own", seed=seed),
@@ -69,6 +69,52 @@ def probe_links(
         answers = prober.ask(reference.at(FULL_PRECISION), case, shared, questions, given)
     frames = read_frames(store.render_folder(record.key) / "frames.mkv")
     return Links(role, record, trace, frames, table, steps, answers)
+
+
+def beyond_the_render(
+    prober: Prober,
+    store: Store,
+    case: Case,
+    sides: tuple[Target, Target],
+    record: RenderRecord,
+) -> Evidence:
+    """Whether two sides whose renders are equal in every bit also agree on what those did not ask.
+
+    Other prompts, another video decoded in between, and the same again: state that one run leaves to
+    the next shows here. Answers are compared bit for bit, at the precision of the run.
+    """
+    trace = read_trace(store, record)
+    given = {"given.0.in": trace["step_0.in"], "given.final": trace["final_latents"]}
+    small = 2  # rows and columns of latents; decoding a whole video is not what is asked
+    first = Question("p", "predict", seed=record.seed, steps=(0,), source="given")
+    questions = [
+        first,
+        Question("text", "text", prompts=(*OTHER_PROMPTS, case.prompt)),
+        Question("d", "decode", sources=("given.final", "given.0.in", "given.final"), crop=small),
+        replace(first, id="again"),
+        Question("text_again", "text", prompts=OTHER_PROMPTS[:1]),
+    ]
+    a, b = (prober.ask(side, case, Shared(), questions, given) for side in sides)
+    pairs = [(a.tensors[name], b.tensors[name], name) for name in a.tensors]
+    pairs += [(b.tensors[x], b.tensors[y], y) for x, y in _REPEATED]
+    different = [name for x, y, name in pairs if not np.array_equal(x, y, equal_nan=True)]
+    said = f"answers differ in {', '.join(different[:4])}" if different else "all answers are equal"
+    return Evidence(
+        stage="order",
+        check="order.beyond",
+        outcome="differs" if different else "agrees",
+        detail=f"other prompts, another video, and the same again, bit for bit: {said}",
+        value=float(len(different)),
+        limit=0.0,
+        unit="answers",
+    )
+
+
+_REPEATED = (
+    ("p.0.branches", "again.0.branches"),
+    ("text.0.text", "text_again.0.text"),
+    ("d.0.frames", "d.2.frames"),
+)
 
 
 def read_trace(store: Store, record: RenderRecord) -> dict[str, Array]:

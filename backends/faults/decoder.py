@@ -233,12 +233,6 @@ def branch_weak(pipeline: Pipeline) -> None:
     )
 
 
-@patch("decoder_tiled")
-def tiled(pipeline: Pipeline) -> None:
-    """Decoded in tiles, which nobody asked for."""
-    stack(pipeline).vae.enable_tiling()
-
-
 @patch("decoder_tiles_not_blended")
 def tiles_not_blended(pipeline: Pipeline) -> None:
     """Decoded in tiles with hard seams."""

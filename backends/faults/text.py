@@ -66,12 +66,6 @@ def cut(pipeline: Pipeline) -> None:
     _tokens(pipeline, change)
 
 
-@patch("text_begin_token")
-def begin_token(pipeline: Pipeline) -> None:
-    """A padding token is put before the words, as for a decoder."""
-    _tokens(pipeline, lambda ids: torch.cat((torch.zeros_like(ids[:, :1]), ids[:, :-1]), dim=1))
-
-
 @patch("text_shorter")
 def shorter(pipeline: Pipeline) -> None:
     """Encoded with two tokens less than the model's length."""
@@ -173,9 +167,3 @@ def position_buckets(pipeline: Pipeline) -> None:
 def scaled(pipeline: Pipeline) -> None:
     """The embeddings are 1 % too large."""
     _embeddings(pipeline, lambda _, found: found * 1.01)
-
-
-@patch("text_reversed")
-def reversed_tokens(pipeline: Pipeline) -> None:
-    """The embeddings are in the reverse order."""
-    _embeddings(pipeline, lambda _, found: found.flip(1))

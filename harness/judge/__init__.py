@@ -106,7 +106,9 @@ def judge_pair(
         )
     else:
         verdict, reasons = lost
-    named = causes(parts.evidence, parts.findings) if verdict in ("bug", "broken") else []
+    places = local.places if local is not None else {}
+    different = verdict in ("bug", "broken")
+    named = causes(parts.evidence, parts.findings, places) if different else []
     findings = [*named, *parts.findings]
     case, names = reference[0].case["name"], (reference[0], candidate[0])
     cost = sum(record.guided_calls for _, record in labelled)
@@ -137,6 +139,7 @@ def judge_pair(
         cost_guided_calls=cost,
         summary=_summary(case, names, verdict, reasons, findings, cost),
         evidence=parts.evidence,
+        blocks=[distance for place in places.values() for distance in place.scan],
     )  # fmt: skip
 
 

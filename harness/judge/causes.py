@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import cast, get_args
 
+from harness.judge.blocks import Place
 from harness.records import Component, Evidence, Finding
 
 _ORDER = cast("tuple[Component, ...]", get_args(Component))
@@ -29,7 +30,11 @@ _STEP: tuple[Component, ...] = ("schedule", "guidance", "solver")
 """What a solver step is made of."""
 
 
-def causes(evidence: Sequence[Evidence], exact: Sequence[Finding]) -> list[Finding]:
+def causes(
+    evidence: Sequence[Evidence],
+    exact: Sequence[Finding],
+    places: Mapping[Component, Place],
+) -> list[Finding]:
     """A finding for each component whose check differs, in the order of the data flow.
 
     Checks are teacher-forced, so each stands for itself. A native run that differs where its stage
@@ -43,7 +48,7 @@ def causes(evidence: Sequence[Evidence], exact: Sequence[Finding]) -> list[Findi
         component = _component(item, staged)
         if component is None or component in found:
             continue
-        found[component] = _finding(component, item, exact)
+        found[component] = _finding(component, item, exact, places.get(component))
     return [found[c] for c in _ORDER if c in found]
 
 
@@ -64,13 +69,17 @@ def _component(item: Evidence, staged: Container[Component | None]) -> Component
     return item.component
 
 
-def _finding(component: Component, item: Evidence, exact: Sequence[Finding]) -> Finding:
+def _finding(
+    component: Component, item: Evidence, exact: Sequence[Finding], place: Place | None
+) -> Finding:
     related = [f for f in exact if f.component == component and f.known is None]
     detail = item.detail
     if related:
         detail = "; ".join([*(f.detail for f in related[:3]), detail])
     if item.step is not None:
         detail += f", worst at step {item.step}"
+    if place is not None:
+        detail += f"; {place.detail}"
     return Finding(
         kind="component",
         name=related[0].name if related else component,
@@ -78,6 +87,7 @@ def _finding(component: Component, item: Evidence, exact: Sequence[Finding]) -> 
         reference=related[0].reference if related else None,
         candidate=related[0].candidate if related else None,
         component=component,
+        block=None if place is None else place.module,
         remedy=_REMEDIES[component],
     )
 

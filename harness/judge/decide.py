@@ -60,7 +60,8 @@ def decide(
     if not distances and not probed:
         return "inconclusive", ["Nothing was compared: no seed was rendered on both sides."]
     unexplained = [f for f in findings if f.known is None]
-    if equal_bits(distances) and not unexplained and not probed:
+    doubtful = any(e.outcome in ("differs", "unscored") for e in evidence)
+    if equal_bits(distances) and not unexplained and not doubtful:
         return "bit_exact", [
             f"Latents and frames are equal in every bit over {_seeds(len(distances))}."
         ]
@@ -77,8 +78,6 @@ def decide(
     policies = sorted({str(f.known) for f in findings if acts(f)})
     if policies:
         return "policy", [local, f"Registered policies differ: {', '.join(policies)}."]
-    if equal_bits(distances):
-        return "bit_exact", [f"Equal in every bit over {_seeds(len(distances))}. {local}"]
     if divergence is None:
         return "rounding", [local, "Nothing was rendered: this is the local verdict."]
     if divergence.members < FEWEST_MEMBERS:

@@ -128,6 +128,8 @@ def compare_own_inputs(
         found += _schedule(a["schedule"], b["schedule"], "schedule" in policies)
     if "latent_dtype" not in share and a["latent_dtype"] != b["latent_dtype"]:
         found.append(_policy("latent_dtype", a["latent_dtype"], b["latent_dtype"]))
+    if "image" not in share and a.get("image_scale") != b.get("image_scale"):
+        found.append(_policy("image_scale", a.get("image_scale"), b.get("image_scale")))
     return found
 
 

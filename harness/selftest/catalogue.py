@@ -14,26 +14,32 @@ plugin. The detector must not be tuned to these rows; what they are for is to me
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from harness.records import Component, VerdictName
 from harness.selftest.setting import Setting
 
+if TYPE_CHECKING:
+    from harness.selftest.rows_pairs import Pair
+
 SecondRender = Literal["same", "other_seed", "other_prompt"]
-Planted = Literal["patch", "options", "pair"]
+Planted = Literal["patch", "options"]
 
 
 @dataclass(frozen=True)
 class Fault:
     """One defect and where it is live.
 
-    `id` is also the patch's name. `settings` are the pairs in which it is live, the first of them the
-    one to run when only one is; `overrides` composes that one and `at` chooses another. What a
-    detector should say: `component`, or one of `also` where a defect lies on the border; `block`, a
-    prefix of the canonical module name of the *first* module that is wrong; `config_key`, the setting
-    that is wrong, under the identity's or the case's name. `second_render` marks a fault that only
-    shows in the process's second render and says what that one must be. `field` is the id of the
-    real defect it re-creates, if it is one of the collected ones. `expected` are the right verdicts.
+    `id` is also the patch's name where it is `planted` by one; a fault of `options` sets the
+    candidate's instead. `settings` are the pairs it is meant for. `overrides` composes the first, in
+    which it is proven live, in float32 (`tests/faults/LIVENESS.md` says which others were measured
+    too); `at` chooses another.
+
+    What a detector should say: `component`, or one of `also` where a defect lies on the border;
+    `block`, a prefix of the canonical module name of the *first* module that is wrong; `config_key`,
+    the setting that is wrong, under the identity's or the case's name; one of `expected` as verdict.
+    `second_render` marks a fault that only shows in the process's second render and says what that
+    one must be. `field` is the id of the collected real defect that it re-creates, if there is one.
     """
 
     id: str
@@ -115,3 +121,10 @@ def healthy() -> tuple[Healthy, ...]:
     from harness.selftest import rows_healthy
 
     return rows_healthy.ROWS
+
+
+def pairs() -> tuple[Pair, ...]:
+    """Two faults of different components at once, at least twenty of them."""
+    from harness.selftest import rows_pairs
+
+    return rows_pairs.make(faults())

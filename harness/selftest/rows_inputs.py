@@ -35,7 +35,6 @@ _TEXT = _rows("text", "text", (
     ("text_padding_is_end", "padded with the end-of-text token", _BACK, None, None),
     ("text_padded_left", "padding before the words", _ANY, None, None),
     ("text_cut", "cut after six tokens", _BACK, None, "T11"),
-    ("text_begin_token", "a begin token before the words", _ANY, None, None),
     ("text_shorter", "two tokens shorter than the model's length", (FIVE,), None, "T03"),
     ("text_unconditional_zero", "empty prompt becomes zeros", _ANY, None, "T04"),
     ("text_unconditional_word", "empty prompt becomes a word", _BACK, None, None),
@@ -47,8 +46,7 @@ _TEXT = _rows("text", "text", (
     ("text_bf16", "embeddings rounded to bfloat16 in a float32 run", _BACK, None, None),
     ("text_activation", "T5 with gated ReLU", _ANY, None, None),
     ("text_position_buckets", "T5's distances bucketed for 16", _BACK, None, None),
-    ("text_scaled", "embeddings 1 % too large", (TWO_BF16, TWO), None, None),
-    ("text_reversed", "embeddings in the reverse order", _BACK, None, None),
+    ("text_scaled", "embeddings 1 % too large", (TWO_BF16, TWO, FIVE), None, None),
 ))  # fmt: skip
 
 _SCHEDULE = _rows("schedule", "schedule", (

@@ -65,7 +65,7 @@ ROWS = (
         ("attention_streams_split_wrongly", "block 1 splits text and video wrongly", "1.attn1",
          _BACK, None),
         ("attention_exponent_base", "block 0's softmax to base 2", "0.attn1",
-         (TWO_BF16, TWO), None),
+         (TWO_BF16, TWO, FIVE), None),
         ("attention_token_dropped", "block 5's last row repeated", "5.attn1",
          (FIVE_BF16, FIVE), None),
     )),

@@ -43,6 +43,31 @@ def loaded(backend: str) -> Backend:
     return found
 
 
+@dataclass(frozen=True)
+class Kind:
+    """A kind of pipeline: its row, and what its smallest case needs beside the usual."""
+
+    row: Row
+    changes: dict[str, Any]
+
+    def __str__(self) -> str:
+        return f"{self.row}{'-v2v' if 'video' in self.changes else ''}"
+
+
+PICTURE = {"image": "micro:red-circle.png"}
+CLIP = {"video": "micro:blue-square-clip.png", "strength": 0.6, "steps": 5}
+OFFLOADED = CPU | {"placement": "model_offload", "dtype": "bfloat16", "vae_dtype": "float32"}
+KINDS = [
+    Kind(Row("diffusers", "micro-1.5-5b", CPU), {}),
+    Kind(Row("diffusers", "micro-1.5-5b-i2v", CPU), PICTURE),
+    # Its learned positions fit one size and length only.
+    Kind(Row("diffusers", "micro-5b-i2v", CPU), PICTURE | {"frames": 17, "size": 64}),
+    Kind(Row("diffusers", "micro-5b", CPU), CLIP),
+    Kind(Row("diffusers", "micro-1.5-5b", CPU), CLIP | {"frames": 13}),
+    Kind(Row("diffusers_offload", "micro-1.5-5b-i2v", OFFLOADED), PICTURE),
+    Kind(Row("diffusers_offload", "micro-5b", OFFLOADED), CLIP),
+]
+
 STACKS = [
     Row("diffusers", "micro-2b", CPU),
     Row("diffusers", "micro-5b", CPU | {"dtype": "bfloat16"}),

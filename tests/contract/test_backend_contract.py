@@ -146,6 +146,7 @@ def test_identity_is_plain_stable_and_complete(row: Row, pipeline: Pipeline) -> 
         before["configs"]
     )
     policies = asdict(pipeline.policies())
+    assert policies.pop("image_scale") is None
     assert policies["latent_dtype"] in DTYPES and all(policies.values())
 
 

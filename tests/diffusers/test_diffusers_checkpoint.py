@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from small_renders import opened
 
+from backends.base import Pipeline
 from backends.errors import CheckpointError, MissingPrerequisite, Unsupported
 from backends.micro import model_path
 
@@ -49,11 +50,20 @@ def test_an_index_that_is_not_json(folder: Path) -> None:
         opened(str(folder))
 
 
-def test_a_model_of_another_kind(folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "error", "words"),
+    [
+        ("CogVideoXImageToVideoPipeline", CheckpointError, "takes 16 channels"),
+        ("WanPipeline", Unsupported, "CogVideoXPipeline"),
+    ],
+)
+def test_a_model_of_another_kind(
+    folder: Path, name: str, error: type[Exception], words: str
+) -> None:
     index = json.loads((folder / "model_index.json").read_text())
-    index["_class_name"] = "CogVideoXImageToVideoPipeline"
+    index["_class_name"] = name
     (folder / "model_index.json").write_text(json.dumps(index))
-    with pytest.raises(Unsupported, match="text-to-video"):
+    with pytest.raises(error, match=words):
         opened(str(folder))
 
 
@@ -117,3 +127,38 @@ def test_a_hub_model_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(MissingPrerequisite, match="hf download nobody/nothing"):
         opened("nobody/nothing")
+
+
+def _digests(pipeline: Pipeline) -> dict[str, str]:
+    found = pipeline.identity().weights
+    pipeline.close()
+    return found
+
+
+@pytest.mark.parametrize("inside", ["", "transformer"])
+def test_a_transformer_from_another_folder(folder: Path, inside: str) -> None:
+    own = _digests(opened())
+    tensors = load_file(_weights(folder))
+    tensors["proj_out.bias"] += 1
+    save_file(tensors, _weights(folder), metadata={"format": "pt"})
+    other = _digests(opened("micro-5b", transformer=str(folder / inside)))
+    changed = {name for name in own if own[name] != other[name]}
+    assert changed == {"transformer.proj_out.bias"}
+
+
+def test_a_transformer_that_does_not_fit_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no config\.json"):
+        opened(transformer=str(tmp_path))
+    with pytest.raises(CheckpointError, match="takes 32 channels"):
+        opened(transformer=str(model_path("micro-1.5-5b-i2v")))
+
+
+def test_pickled_weights_are_read_on_request_only(folder: Path) -> None:
+    own = _digests(opened())
+    for file in folder.rglob("*.safetensors"):
+        name = "pytorch_model" if file.stem == "model" else file.stem
+        torch.save(load_file(file), file.with_name(f"{name}.bin"))
+        file.unlink()
+    assert _digests(opened(str(folder), use_safetensors=False)) == own
+    with pytest.raises(CheckpointError, match="does not load"):
+        opened(str(folder))

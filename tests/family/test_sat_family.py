@@ -13,7 +13,7 @@ from tiny_pipelines import KINDS
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))
 
-from contract_driving import Driven, assert_same, native
+from contract_driving import assert_same, native, staged
 
 from backends.base import Inputs
 from backends.errors import InvalidRequest, Unsupported
@@ -21,27 +21,10 @@ from backends.noise import NoiseTape
 from backends.sat.picture import load_picture
 
 
-def by_stages(pipeline: Any, what: Any, inputs: Inputs | None = None) -> Driven:
-    """The render stage by stage, with the picture's stage first."""
-    driven = Driven(NoiseTape(0))
-    run = pipeline.prepare(what, inputs or Inputs())
-    image = run.encode_image(driven.tape)
-    assert (image is None) == (what.image is None)
-    latents = run.initial_latents(driven.tape)
-    for index in range(what.steps):
-        prediction = run.predict(latents, index)
-        result = run.step(latents, prediction, index, driven.tape)
-        driven(index, run.schedule.timesteps[index], latents, prediction, result)
-        latents = result
-    driven.frames = run.decode(latents)
-    return driven
-
-
-@pytest.mark.parametrize("sampler", ["ddim", "dpm"])
 def test_stages_reproduce_the_native_run(kind: str, sat: Any, make_case: Any, sampler: str) -> None:
     what = make_case(kind, sampler=sampler, dynamic_guidance=sampler == "dpm")
     by_loop = native(sat, what)
-    assert_same(by_loop, by_stages(sat, what))
+    assert_same(by_loop, staged(sat, what))
     frames = 4 if KINDS[kind].is_15 else 3  # 1.5 has its padding frame first
     assert by_loop.steps[0].latents.shape == (1, frames, 16, 6, 8)
     assert by_loop.frames.shape == (9, 48, 64, 3)

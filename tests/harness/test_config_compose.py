@@ -69,7 +69,8 @@ def test_a_candidates_match_completes_itself_from_the_runs() -> None:
 
 
 def test_one_factor_is_changed_by_itself() -> None:
-    assert configure("match.schedule=own").match.share == ("text", "unconditional", "latent_dtype", "image")
+    rest = tuple(factor for factor in FACTORS if factor != "schedule")
+    assert configure("match.schedule=own").match.share == rest
     assert configure("match=native", "match.text=shared").match.share == ("text",)
 
 
@@ -95,6 +96,16 @@ def test_the_recommended_settings_of_the_published_models() -> None:
     for case in (small, large):
         assert (case.frames, case.height, case.width, case.fps, case.steps) == (49, 480, 720, 8, 50)
         assert case.guidance_scale == 6.0
+
+
+def test_the_recommended_settings_of_the_newer_models() -> None:
+    cases = configure("case=[cogvideox_5b_i2v,cogvideox_1_5_5b,cogvideox_1_5_5b_i2v]").cases
+    shapes = [(c.frames, c.height, c.width, c.fps, c.image is not None) for c in cases]
+    assert shapes == [
+        (49, 480, 720, 8, True), (81, 768, 1360, 16, False), (81, 768, 1360, 16, True),
+    ]  # fmt: skip
+    for case in cases:
+        assert (case.sampler, case.steps, case.guidance_scale) == ("dpm", 50, 6.0)
 
 
 def test_the_demo_has_every_placement_and_both_matches_of_sat() -> None:

@@ -1,0 +1,35 @@
+"""Which rows of the catalogue to run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TypeVar
+
+from harness.errors import ParityError
+from harness.selftest.catalogue import Fault, Healthy, faults, healthy
+
+Row = TypeVar("Row", Fault, Healthy)
+
+
+def choose(only: str | None, sample: int | None) -> list[Fault | Healthy]:
+    """Rows whose id matches `only`, thinned to about `sample` of each sort. Raises `ParityError`."""
+    try:
+        pattern = re.compile(only or "")
+    except re.error as error:
+        raise ParityError(f"--only {only!r} is no regular expression: {error}") from error
+    if sample is not None and sample < 1:
+        raise ParityError(f"--sample {sample}: expected at least 1")
+    planted = [row for row in faults() if pattern.search(row.id)]
+    harmless = [row for row in healthy() if pattern.search(row.id)]
+    chosen = [*_thin(planted, sample), *_thin(harmless, sample)]
+    if not chosen:
+        raise ParityError(f"--only {only!r} matches no row of the catalogue")
+    return chosen
+
+
+def _thin(rows: Sequence[Row], sample: int | None) -> list[Row]:
+    """Every n-th row, so that every kind is represented."""
+    if sample is None or len(rows) <= sample:
+        return list(rows)
+    return [rows[i * len(rows) // sample] for i in range(sample)]

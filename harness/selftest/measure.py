@@ -1,0 +1,134 @@
+"""Run rows of the catalogue through the whole procedure, in this process, and keep what came out.
+
+One line of JSON a row, appended as it is known, so that a measurement goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from harness import session
+from harness.compose import compose_tree
+from harness.config import RunConfig, build
+from harness.connect import in_process
+from harness.errors import ParityError
+from harness.folders import conf_folders
+from harness.frames import read_frames
+from harness.native_probe import read_trace
+from harness.records import Component, PairResult, Record, VerdictName
+from harness.selftest.catalogue import Fault, Healthy
+from harness.selftest.gates import usual_gates
+from harness.store import Store
+
+CAUGHT: frozenset[VerdictName] = frozenset({"bug", "broken"})
+
+
+class Outcome(Record):
+    """What the procedure made of one row.
+
+    `named` are the components of its findings in their order, `blocks` the modules. `gates` holds
+    what the usual gates say of the same renders (True = different), empty where there are none.
+    `error` is set where the run itself failed.
+    """
+
+    id: str
+    faulty: bool
+    kind: str
+    expected: list[VerdictName]
+    verdict: VerdictName | None
+    right: bool
+    named: list[Component]
+    place: list[Component]
+    block: str | None
+    blocks: list[str]
+    detail: str
+    guided_calls: int
+    seconds: float
+    gates: dict[str, bool]
+    error: str | None = None
+
+
+class _Quiet:
+    """A progress sink that shows nothing."""
+
+    def start(self, total: int) -> None: ...
+    def render_started(self, label: str) -> None: ...
+    def render_finished(self, label: str, status: str, seconds: float) -> None: ...
+
+
+def known(path: Path) -> dict[str, Outcome]:
+    """The outcomes that a file holds, by row."""
+    if not path.is_file():
+        return {}
+    lines = path.read_text().splitlines()
+    found = [Outcome.model_validate_json(line) for line in lines if line]
+    return {outcome.id: outcome for outcome in found}
+
+
+def measure(rows: Iterable[Fault | Healthy], path: Path, work: Path) -> Iterator[Outcome]:
+    """Run every row that `path` lacks; yield and append its outcome. `work` holds store and runs."""
+    done = known(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for row in rows:
+        if row.id in done:
+            yield done[row.id]
+            continue
+        outcome = _run(row, work)
+        with path.open("a") as stream:
+            stream.write(json.dumps(outcome.model_dump(mode="json")) + "\n")
+        yield outcome
+
+
+def configuration(overrides: Sequence[str], work: Path) -> RunConfig:
+    """The run of a row, its store and results in `work`."""
+    settings = (f"store={work / 'store'}", f"results={work / 'results'}", "metrics=[psnr]")
+    single = ("reference.threads=1", "judge.rerun=false")
+    return build(compose_tree((*settings, *single, *overrides), conf_folders(None)))
+
+
+def _run(row: Fault | Healthy, work: Path) -> Outcome:
+    faulty = isinstance(row, Fault)
+    started = time.perf_counter()
+    extra = ("seeds=[0,1]",) if faulty and row.second_render is not None else ()
+    expected = list(row.expected if faulty else row.acceptable)
+    blank = Outcome(
+        id=row.id, faulty=faulty, kind=row.kind, expected=expected, verdict=None, right=False,
+        named=[], place=[row.component, *row.also] if faulty else [],
+        block=row.block if faulty else None, blocks=[], detail="", guided_calls=0, seconds=0.0,
+        gates={},
+    )  # fmt: skip
+    try:
+        config = configuration((*extra, *row.overrides), work)
+        plugins = [row.plugin] if row.plugin is not None else []
+        _, result = session.run(config, plugins, ["selftest"], _Quiet(), connect=in_process)
+    except ParityError as error:
+        return blank.model_copy(update={"error": str(error)})
+    if result is None:
+        return blank.model_copy(update={"error": "the run ended without verdicts"})
+    pair = result.pairs[0]
+    return blank.model_copy(
+        update={
+            "verdict": pair.verdict,
+            "right": pair.verdict in expected,
+            "named": [f.component for f in pair.findings if f.kind == "component" and f.component],
+            "blocks": [f.block for f in pair.findings if f.kind == "component" and f.block],
+            "detail": pair.summary,
+            "guided_calls": pair.cost_guided_calls,
+            "seconds": time.perf_counter() - started,
+            "gates": _gates(Store(config.store), pair, config.cases[0].fps),
+        }
+    )
+
+
+def _gates(store: Store, pair: PairResult, fps: int) -> dict[str, bool]:
+    seed = pair.seeds[-1]
+    a = store.find(pair.renders["reference"].get(seed, ""))
+    b = store.find(pair.renders["candidate"].get(seed, ""))
+    if a is None or b is None:
+        return {}
+    x, y = (read_frames(store.render_folder(r.key) / "frames.mkv") for r in (a, b))
+    final_x, final_y = (read_trace(store, r)["final_latents"] for r in (a, b))
+    return usual_gates(x, y, final_x, final_y, fps)

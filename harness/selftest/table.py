@@ -1,0 +1,69 @@
+"""The result of a self-test, in a few lines and as a table to keep."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+
+from harness.selftest.gates import GATES
+from harness.selftest.measure import CAUGHT, Outcome
+
+
+def summary(outcomes: Sequence[Outcome]) -> str:
+    """Sensitivity, false alarms, localisation, cost; and the usual gates on the same renders."""
+    faults = [o for o in outcomes if o.faulty]
+    healthy = [o for o in outcomes if not o.faulty]
+    caught = [o for o in faults if o.verdict in CAUGHT]
+    alarms = [o for o in healthy if o.verdict in CAUGHT]
+    placed = [o for o in caught if o.named and o.named[0] in o.place]
+    lines = [
+        f"faults caught: {_share(len(caught), len(faults))}",
+        f"false alarms: {_share(len(alarms), len(healthy))}",
+        f"healthy with an acceptable verdict: {_share(sum(o.right for o in healthy), len(healthy))}",
+        f"right component first: {_share(len(placed), len(caught))}",
+    ]
+    deep = [o for o in caught if o.block is not None]
+    right = [o for o in deep if any(_within(b, str(o.block)) for b in o.blocks[:1])]
+    if deep:
+        lines.append(f"right block first: {_share(len(right), len(deep))}")
+    if faults:
+        lines.append(f"median cost: {median(o.guided_calls for o in faults):.0f} guided calls")
+    return "\n".join([*lines, "", *_gates(faults, healthy)])
+
+
+def _within(block: str, expected: str) -> bool:
+    """Whether a named module is the expected one, or lies in it."""
+    return block == expected or block.startswith(f"{expected}.")
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part} of {whole}" + (f" ({part / whole:.1%})" if whole else "")
+
+
+def _gates(faults: Sequence[Outcome], healthy: Sequence[Outcome]) -> list[str]:
+    lines = ["| gate | faults caught | false alarms |", "|---|---|---|"]
+    caught = sum(o.verdict in CAUGHT for o in faults)
+    alarms = sum(o.verdict in CAUGHT for o in healthy)
+    lines.append(f"| parity | {_share(caught, len(faults))} | {_share(alarms, len(healthy))} |")
+    for gate in GATES:
+        sides: list[str] = []
+        for rows in (faults, healthy):
+            judged = [o for o in rows if gate in o.gates]
+            sides.append(_share(sum(o.gates[gate] for o in judged), len(judged)))
+        lines.append(f"| {gate} | {sides[0]} | {sides[1]} |")
+    return lines
+
+
+def markdown(outcomes: Sequence[Outcome]) -> str:
+    """The summary, and a line for every row: verdict, named components, cost, gates that saw it."""
+    lines = [summary(outcomes), "", "| row | verdict | named | expected | calls | gates that say"
+             " different |", "|---|---|---|---|---|---|"]  # fmt: skip
+    for o in outcomes:
+        seen = ", ".join(gate for gate, different in o.gates.items() if different) or "none"
+        place = ", ".join(o.place) if o.faulty else " or ".join(o.expected)
+        mark = "" if o.right else " **wrong**"
+        lines.append(
+            f"| {o.id} | {o.verdict or o.error}{mark} | {', '.join(o.named)} | {place}"
+            f" | {o.guided_calls} | {seen if o.gates else 'no renders'} |"
+        )
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,117 @@
+"""The catalogue is well-formed: what a row names exists, and what it says can be composed."""
+
+from collections import Counter
+from dataclasses import fields
+from functools import cache
+from typing import get_args
+
+import pytest
+from liveness import TABLE, composed, place, settings_of
+
+from backends import patches, registry
+from backends.base import Case, Pipeline
+from backends.faults.pairs import PAIRS
+from harness.records import Component, VerdictName
+from harness.selftest.catalogue import Fault, Healthy, faults, healthy, pairs
+
+ROWS: tuple[Fault | Healthy, ...] = (*faults(), *healthy())
+
+
+@cache
+def opened(backend: str, model: str) -> Pipeline:
+    return registry.load(backend).open(model, {"device": "cpu"})
+
+
+def test_there_are_enough_rows() -> None:
+    assert len(faults()) >= 110 and len(healthy()) >= 110 and len(pairs()) >= 20
+    assert sum(fault.settings[0].backend == "sat" for fault in faults()) >= 25
+    assert sum(fault.field is None for fault in faults()) >= 40, "inventions of our own"
+    assert {fault.component for fault in faults()} >= set(get_args(Component)) - {"image_encoder"}
+    first = Counter((f.settings[0].model, f.settings[0].dtype) for f in faults())
+    assert min(first.values()) >= 10 and len(first) == 4
+
+
+def test_ids_are_unique() -> None:
+    counts = Counter(row.id for row in (*ROWS, *pairs()))
+    assert [name for name, count in counts.items() if count > 1] == []
+
+
+def test_every_patch_is_registered_by_its_plugin() -> None:
+    for plugin in {row.plugin for row in (*ROWS, *pairs()) if row.plugin is not None}:
+        known = set(patches.load_plugin(plugin))
+        named = {f.id for f in (*faults(), *pairs()) if f.plugin == plugin}
+        named |= {h.patch for h in healthy() if h.plugin == plugin and h.patch is not None}
+        assert named - known == set()
+
+
+def test_every_defect_is_in_the_catalogue() -> None:
+    for plugin in {fault.plugin for fault in faults() if fault.plugin is not None}:
+        forgotten = set(patches.load_plugin(plugin)) - {fault.id for fault in faults()}
+        assert forgotten <= {"attention_processor_rewritten"}, plugin
+
+
+def test_expectations_are_verdicts() -> None:
+    for fault in faults():
+        assert set(fault.expected) <= {"bug", "broken"}, fault.id
+    for row in healthy():
+        assert set(row.acceptable) <= set(get_args(VerdictName)) - {"bug", "broken"}, row.id
+
+
+def test_blocks_are_canonical_modules() -> None:
+    for fault in faults():
+        if fault.block is not None:
+            setting = fault.settings[0]
+            names = opened("diffusers", setting.model).modules()
+            assert any(name.startswith(fault.block) for name in names), fault.id
+
+
+def test_config_keys_are_those_of_the_identity_or_the_case() -> None:
+    for fault in faults():
+        if fault.config_key is not None:
+            configs = opened("diffusers", fault.settings[0].model).identity().configs
+            known = {*configs, *(field.name for field in fields(Case))}
+            assert fault.config_key in known, fault.id
+
+
+def test_every_fault_is_planted() -> None:
+    for fault in faults():
+        assert (fault.plugin is None) == (fault.planted == "options") == bool(fault.options)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "weights_row_lost", "call_negative_prompt_dropped", "schedule_timesteps_floored",
+        "offload_position_buffer_not_moved", "sat_decoder_cache_dropped",
+        "bf16_against_fp32@diffusers-micro-2b-bf16",
+        "sequential_offload@diffusers_offload-micro-5b-bf16", "other_prompt@diffusers-micro-2b-bf16",
+        "sat_schedule_own@sat-micro-2b-fp32", "two_threads@diffusers-micro-5b-fp32",
+        "frames_gain", "rope_theta+decoder_scaling_factor",
+    ],
+)  # fmt: skip
+def test_rows_compose(name: str) -> None:
+    row = next(row for row in (*ROWS, *pairs()) if row.id == name)
+    config = composed(tuple(row.overrides))
+    (case,), (candidate,) = config.cases, config.candidates
+    setting = row.setting if not isinstance(row, Fault) else row.settings[0]
+    assert case.model == setting.model and case.sampler == setting.sampler
+    assert candidate.backend == setting.backend
+    assert candidate.options["dtype"] == setting.dtype
+    expected = row.patch if isinstance(row, Healthy) else row.id
+    assert candidate.patch == expected
+
+
+def test_pairs_join_different_components_of_one_model() -> None:
+    assert {pair.id for pair in pairs()} == {f"{a}+{b}" for a, b in PAIRS}
+    for pair in pairs():
+        assert pair.first.component != pair.second.component, pair.id
+        for fault in (pair.first, pair.second):
+            assert pair.setting.model in {s.model for s in fault.settings}, pair.id
+
+
+def test_every_fault_is_proven_live_in_its_first_setting() -> None:
+    table = TABLE.read_text()
+    for fault in faults():
+        first = settings_of(fault)[0]
+        assert f"| {fault.id} | {place(first)} |" in table, fault.id
+    assert "NOT LIVE" not in table
