@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
@@ -18,7 +20,9 @@ from upstream import Upstream
 from backends.sat.config import GuidanceConfig, ScheduleConfig, TransformerConfig, VaeConfig
 from backends.sat.denoiser import Denoiser
 from backends.sat.discretization import own_table, signal_levels
+from backends.sat.engine import SatEngine
 from backends.sat.samplers import make_solver
+from backends.sat.source import open_source
 from backends.sat.transformer import DiffusionTransformer
 from backends.sat.vae import VideoAutoencoder
 
@@ -309,3 +313,66 @@ def _upstream_decode(upstream: Upstream, decoder: Any, latents: Tensor) -> Tenso
             options["use_cp"] = i == 0
         outputs.append(decoder(latents[:, :, start:end].contiguous(), **options))
     return torch.cat(outputs, dim=2)
+
+
+def micro(upstream: Upstream) -> Iterator[Figure]:
+    """The 1.0 text-to-video micro models, written as SAT folders, opened by upstream's own classes.
+
+    Nothing for the main branch, which cannot read a 1.0 model's YAML.
+    """
+    from backends.checkpoints import convert
+    from backends.micro import model_path
+    from backends.sat.layout import find_parts
+
+    for name in ("micro-2b", "micro-5b") if upstream.is_v1 else ():
+        with TemporaryDirectory() as work:
+            folder = Path(work) / name
+            convert(model_path(name), folder, "sat")
+            parts, config = find_parts(folder)
+            source = open_source(folder, None, None)
+            engine = SatEngine.open(source, torch.float32, torch.device("cpu"))
+            document = OmegaConf.load(parts.config).model
+            network, vae = _upstream_micro(upstream, document, folder)
+        yield from _compare_micro(upstream, name, config.denoiser_schedule, engine, network, vae)
+
+
+def _upstream_micro(upstream: Upstream, document: Any, folder: Path) -> tuple[Any, Any]:
+    """Upstream's transformer and VAE decoder as its YAML and checkpoint files say."""
+    build = upstream.util.instantiate_from_config
+    params = document.network_config.params
+    params.transformer_args.checkpoint_activations = False
+    decoder = build(document.first_stage_config.params.decoder_config).eval()
+    with upstream.on_cpu():
+        network = build(document.network_config).eval()
+    iteration = (folder / "transformer" / "latest").read_text()
+    states = folder / "transformer" / iteration / "mp_rank_00_model_states.pt"
+    state = torch.load(states, weights_only=True)["module"]
+    prefix = "model.diffusion_model."
+    network.load_state_dict({name.removeprefix(prefix): tensor for name, tensor in state.items()})
+    stored = torch.load(folder / "vae" / "3d-vae.pt", weights_only=True)["state_dict"]
+    own = {k.removeprefix("decoder."): v for k, v in stored.items() if k.startswith("decoder.")}
+    decoder.load_state_dict(own)
+    return network, decoder
+
+
+def _compare_micro(
+    upstream: Upstream, name: str, schedule: Any, engine: SatEngine, network: Any, decoder: Any
+) -> Iterator[Figure]:
+    shape = engine.latent_shape(17)
+    words = engine.encode_text("a red circle moving left on a white background")[0]
+    text = torch.cat((torch.zeros_like(words), words))
+    start = seeded(*shape, seed=5)
+    steps = 4
+    for kind, sampler in (("ddim", "VideoDDIMSampler"), ("dpm", "VPSDEDPMPP2MSampler")):
+        settings = sampler_config(kind, True, steps, schedule.shift_scale)
+        expected, _ = _upstream_sample(
+            upstream, sampler, settings, schedule.shift_scale, network, start, text
+        )
+        guidance = GuidanceConfig(True, 6.0, 5.0, steps)
+        came, _ = _own_sample(schedule, kind, guidance, steps, engine.diffusion_model, start, text)
+        yield figure(f"{name} {kind} dynamic {steps} steps", came, expected)
+    latents = (1.0 / engine.config.scale_factor * expected).transpose(1, 2).contiguous()
+    with upstream.on_cpu():
+        reference = _upstream_decode(upstream, decoder, latents)
+    frames = torch.clamp((reference + 1.0) / 2.0, 0.0, 1.0).permute(0, 2, 3, 4, 1)
+    yield figure(f"{name} decode 17 frames", engine.decode(expected), frames.contiguous())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from comparisons import Figure, autoencoder, sampling, schedules, transformer
+from comparisons import Figure, autoencoder, micro, sampling, schedules, transformer
 from upstream import Upstream
 from whole_engine import whole_engine
 
@@ -13,5 +13,6 @@ COMPARISONS: dict[str, Callable[[Upstream], Iterator[Figure]]] = {
     "schedules": schedules,
     "sampling": sampling,
     "autoencoder": autoencoder,
+    "micro": micro,
     "engine": whole_engine,
 }

@@ -35,10 +35,14 @@ def upstream() -> Iterator[Any]:
     world.close()
 
 
-@pytest.mark.parametrize("part", ["transformer", "schedules", "sampling", "autoencoder", "engine"])
+@pytest.mark.parametrize(
+    "part", ["transformer", "schedules", "sampling", "autoencoder", "micro", "engine"]
+)
 def test_agrees_with_upstream(upstream: Any, part: str) -> None:
     from parts import COMPARISONS
 
+    if part == "micro" and not upstream.is_v1:
+        pytest.skip("the main branch cannot read a 1.0 model's YAML; use tag v1.0")
     figures = list(COMPARISONS[part](upstream))
     assert figures
     for what, largest, relative in figures:
