@@ -52,6 +52,7 @@ def answer(
         "solve": _solve,
         "decode": _decode,
         "scan": _scan,
+        "run": _whole_run,
     }
     for question in questions:
         if question.kind not in kinds:
@@ -188,3 +189,15 @@ def _scan(asked: _Asked) -> None:
     asked.put("inputs", torch.stack(found.inputs))
     asked.put("outputs", torch.stack(found.outputs))
     asked.answers.facts[question.id] = {"names": found.names, "moments": found.moments}
+
+
+def _whole_run(asked: _Asked) -> None:
+    """Every step, driven by hand."""
+    tape = NoiseTape(asked.question.seed)
+    run = asked.run(tape)
+    latents = run.initial_latents(tape)
+    for step in range(len(run.schedule.timesteps)):
+        prediction = run.predict(latents, step)
+        asked.answers.guided_calls += 1
+        latents = run.step(latents, prediction, step, tape)
+    asked.put("final", latents.float())

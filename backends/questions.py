@@ -13,6 +13,7 @@ accumulated. Tensors are named in one safetensors file; the answer to question `
     solve        seed, steps, source  states (N, 512), final; from the first `<source>.<k>.in` on
                                       `<source>.<k>.velocity`
     decode       sources, crop        <i>.frames of the latents named by each source
+    run          seed                 final latents of the whole staged run
     scan         root, and what the   inputs (M, 512), outputs (M, 512); names and moments of the M
                  component needs      modules of component `root` (`backends.scan`)
 
@@ -31,7 +32,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-Kind = Literal["own", "text", "trajectory", "predict", "solve", "decode", "scan"]
+Kind = Literal["own", "text", "trajectory", "predict", "solve", "decode", "scan", "run"]
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ _VERBS = {
     "render": "render only, into the run store",
     "score": "render what is missing, and print the metrics",
     "judge": "render what is missing, and print the verdicts",
+    "bisect": "find the settings that carry a difference",
     "report": "write the report of an earlier run again",
     "convert": "convert a checkpoint between SAT and Diffusers",
     "selftest": "plant faults, and measure what the verdict makes of them",

@@ -10,10 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from backends.base import Case
 from harness.config import JudgeSettings
 from harness.errors import WorkerError
-from harness.judge.blocks import Place, locate
+from harness.judge.blocks import Place, first_non_finite, locate
 from harness.judge.local import judge_local
 from harness.judge.native import judge_native
 from harness.local_probe import (
@@ -22,6 +24,7 @@ from harness.local_probe import (
     LocalData,
     ProbeSettings,
     probe_pair,
+    scan_as_run,
     scan_pair,
 )
 from harness.native_probe import beyond_the_render, probe_links
@@ -66,22 +69,25 @@ def compare_locally(
     renders: Sequence[tuple[str, RenderRecord]],
     settings: JudgeSettings,
     member: str | None,
+    changed: Mapping[str, Any],
 ) -> Local:
     """Probe the pair and the links of its finished `renders` (role, record).
 
-    `member` equalises a known difference (`equalising`).
+    `member` equalises a known difference (`equalising`). `changed` are settings of the case that the
+    candidate has of its own: they are equalised from the start, and named.
     """
     before = prober.fresh_calls
     try:
         data, evidence = _look(prober, case, reference, candidate, settings, member)
-        declared: list[Finding] = []
+        declared = [_changed(key, case, value) for key, value in changed.items()]
         if any(e.outcome == "differs" for e in evidence):
             keys = _declared(reference, candidate)
             if keys:
                 equal = candidate.at({key: reference.variant.options[key] for key in keys})
                 data, evidence = _look(prober, case, reference, equal, settings, member)
-                declared = [_finding(key, reference, candidate) for key in keys]
+                declared += [_finding(key, reference, candidate) for key in keys]
         places = _places(prober, data, (reference, candidate), evidence)
+        places |= _overflow(prober, data, candidate)
         for role, record in renders:
             if declared and role == "candidate":
                 continue  # its own run differs on purpose
@@ -120,6 +126,20 @@ def _places(
         if place is not None:
             found[component] = place
     return found
+
+
+def _overflow(prober: Prober, data: LocalData, candidate: Target) -> dict[Component, Place]:
+    """Where the transformer first stops being finite at the run's precision, if it does."""
+    if data.candidate.reduced is None:
+        return {}
+    seed, tensors = data.settings.seeds[0], data.candidate.reduced.tensors
+    for step in data.steps:
+        if np.isfinite(tensors[f"s{seed}.{step}.branches"]).all():
+            continue
+        scan = scan_as_run(prober, data, candidate, _ROOTS["transformer"], step)
+        place = first_non_finite(scan, step)
+        return {} if place is None else {"transformer": place}
+    return {}
 
 
 def compare_equal(
@@ -161,6 +181,18 @@ def _look(
 def _declared(reference: Target, candidate: Target) -> list[str]:
     mine, other = reference.variant.options, candidate.variant.options
     return [k for k in other if k in mine and mine[k] != other[k] and k not in UNDECLARED]
+
+
+def _changed(key: str, case: Case, value: Any) -> Finding:
+    mine = getattr(case, key)
+    return Finding(
+        kind="policy",
+        name=f"case.{key}",
+        detail=f"the candidate renders with {key}={value!r}, the reference with {mine!r}",
+        reference=mine,
+        candidate=value,
+        known=f"declared:{key}",
+    )
 
 
 def _finding(key: str, reference: Target, candidate: Target) -> Finding:

@@ -8,9 +8,9 @@ an hour. Each ends in a `ConfigError`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field
 
@@ -64,9 +64,13 @@ class VariantSpec(Record):
 
 
 class CandidateSpec(VariantSpec):
-    """A variant that is compared with the reference under its own match."""
+    """A variant that is compared with the reference under its own match.
+
+    `case` holds settings of the case that this candidate changes, as {sampler: ddim}.
+    """
 
     match: Match
+    case: dict[str, Any] = Field(default_factory=dict)
 
 
 class JudgeSettings(Record):
@@ -154,6 +158,7 @@ def build(composed: Mapping[str, Any]) -> RunConfig:
         results=tree.results,
         timeout_s=tree.timeout_s,
     )
+    _check_own_cases(tree, config.candidates)
     _check_metrics(config.metrics)
     _check_distinct(config)
     return config
@@ -197,7 +202,8 @@ def _reference(values: Mapping[str, Any]) -> VariantSpec:
 def _candidate(name: str, values: Mapping[str, Any], match: Match) -> CandidateSpec:
     where = f"candidates.{name}"
     check_name("candidate", name)
-    parts = _variant(where, values, "match")
+    parts = _variant(where, values, "match", "case")
+    parts["case"] = _own_case(where, parts.get("case"))
     own_match = parts.pop("match", None) or {}
     if not isinstance(own_match, Mapping):
         raise ConfigError(
@@ -206,6 +212,25 @@ def _candidate(name: str, values: Mapping[str, Any], match: Match) -> CandidateS
         )
     merged = typed(f"{where}.match", Match, {**match.model_dump(), **own_match})
     return typed(where, CandidateSpec, {**parts, "name": name, "match": merged})
+
+
+def _own_case(where: str, values: Any) -> dict[str, Any]:
+    """The settings of the case that a candidate changes."""
+    if values is None:
+        return {}
+    if not isinstance(values, Mapping) or {"model", "name"} & set(cast("dict[str, Any]", values)):
+        raise ConfigError(
+            f"`{where}.case`: got {values!r}, expected settings of the case other than its model, as in"
+            " {sampler: ddim}"
+        )
+    return dict(cast("Mapping[str, Any]", values))
+
+
+def _check_own_cases(tree: _Tree, candidates: Sequence[CandidateSpec]) -> None:
+    """What a candidate makes of each case must be a case that can be run."""
+    for candidate in candidates:
+        for name, values in tree.cases.items():
+            check_case(name, {**values, **candidate.case})
 
 
 def _check_metrics(metrics: Mapping[str, Mapping[str, Any]]) -> None:

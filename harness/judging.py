@@ -153,6 +153,7 @@ class Judging:
             links,
             self._config.judge,
             self._equalising(pair),
+            pair.candidate.case,
         )
 
     def _target(self, pair: _Pair, variant: str) -> Target:

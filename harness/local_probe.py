@@ -166,14 +166,27 @@ def scan_pair(
         return mine, prober.ask(b, data.case, shared, [plain], given)
 
 
+def scan_as_run(
+    prober: Prober, data: LocalData, candidate: Target, root: str, step: int
+) -> Answers:
+    """The candidate's scan at the precision that it is run in."""
+    seed, full = data.settings.seeds[0], data.reference.full
+    name = f"s{seed}.{step}.in"
+    question = Question("scan", "scan", seed=seed, steps=(step,), source=f"s{seed}", root=root)
+    with TemporaryDirectory(prefix="parity-scan-") as folder:
+        shared = _shared(full, data.table, Path(folder))
+        return prober.ask(candidate, data.case, shared, [question], {name: full.tensors[name]})
+
+
 def _shared(own: Answers, table: ScheduleTable, folder: Path) -> Shared:
     from safetensors.numpy import save_file
 
     path = folder / "inputs.safetensors"
     save_file({name: own.tensors[f"own.{name}"] for name in ("text", "negative_text")}, path)
-    meta = {"schedule": asdict(table), "latent_dtype": "float32"}
+    scale = own.pipeline.policies.get("image_scale")
+    meta = {"schedule": asdict(table), "latent_dtype": "float32", "image_scale": scale}
     path.with_suffix(".json").write_text(json.dumps(meta))
-    return Shared(path, ("text", "unconditional", "schedule"), "float32")
+    return Shared(path, ("text", "unconditional", "schedule", "image"), "float32")
 
 
 def _reference(
@@ -241,8 +254,16 @@ def _members(case: Case, settings: ProbeSettings, steps: tuple[int, ...]) -> lis
             Question(f"{member}.text", "text", member=member, prompts=_prompts(case)),
             Question(f"{member}.decode", "decode", member=member, sources=clean),
             Question(f"{member}.crop", "decode", member=member, sources=clean, crop=REDUCED_CROP),
+            *_image(case, settings, member),
         ]
     return found
+
+
+def _image(case: Case, settings: ProbeSettings, member: str) -> list[Question]:
+    """The conditioning image as a member encodes it, where the case has one."""
+    if case.image is None and case.video is None:
+        return []
+    return [Question(f"{member}.own", "own", member=member, seed=settings.seeds[0])]
 
 
 def _cheap(questions: Sequence[Question]) -> list[Question]:

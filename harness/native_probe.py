@@ -143,7 +143,8 @@ def _used(store: Store, record: RenderRecord, folder: Path) -> tuple[Shared, Sch
     metas: dict[bool, dict[str, Any]] = {
         taken: json.loads(path.with_suffix(".json").read_text()) for taken, path in places.items()
     }
-    taken = {f: f in record.share for f in ("text", "unconditional", "schedule")}
+    factors = ("text", "unconditional", "schedule", "image")
+    taken = {factor: factor in record.share for factor in factors}
     path = folder / "inputs.safetensors"
     save_file(
         {
@@ -153,6 +154,7 @@ def _used(store: Store, record: RenderRecord, folder: Path) -> tuple[Shared, Sch
         str(path),
     )
     meta = metas[taken["schedule"]]
-    path.with_suffix(".json").write_text(json.dumps({**meta, "latent_dtype": "float32"}))
-    found = Shared(path, ("text", "unconditional", "schedule"), "float32")
+    given = {"latent_dtype": "float32", "image_scale": metas[taken["image"]].get("image_scale")}
+    path.with_suffix(".json").write_text(json.dumps({**meta, **given}))
+    found = Shared(path, factors, "float32")
     return found, ScheduleTable(**meta["schedule"])

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from backends.base import Case, TraceOptions, Variant
 from harness.config import RunConfig, VariantSpec
@@ -75,7 +75,7 @@ def make_plan(config: RunConfig) -> Plan:
     if config.judge.rerun:
         jobs += _jobs(config, "rerun", config.reference)
     for candidate in config.candidates:
-        jobs += _jobs(config, "candidate", candidate, candidate.match.share)
+        jobs += _jobs(config, "candidate", candidate, candidate.match.share, candidate.case)
     return Plan(tuple(jobs))
 
 
@@ -92,20 +92,24 @@ def member_jobs(plan: Plan, cases: Collection[str], members: Sequence[str]) -> P
 
 
 def _jobs(
-    config: RunConfig, role: Role, spec: VariantSpec, share: tuple[str, ...] = ()
+    config: RunConfig,
+    role: Role,
+    spec: VariantSpec,
+    share: tuple[str, ...] = (),
+    changed: Mapping[str, Any] | None = None,
 ) -> list[RenderJob]:
     models = list(dict.fromkeys(case.model for case in config.cases))
     return [
         RenderJob(
             role=role,
-            case=case,
+            case=replace(case, **(changed or {})),
             variant=Variant(spec.name, spec.backend, spec.options, spec.patch),
             python=spec.python,
             threads=spec.threads,
             seed=seed,
             repeat=1 if role == "rerun" else 0,
             share=share,
-            trace=_trace(case, config.trace.full),
+            trace=_trace(replace(case, **(changed or {})), config.trace.full),
         )
         for model in models
         for case in config.cases

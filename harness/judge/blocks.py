@@ -34,6 +34,20 @@ class Place:
     scan: list[BlockDistance]
 
 
+def first_non_finite(candidate: Answers, step: int) -> Place | None:
+    """The first module that makes something not finite out of something finite."""
+    for name, seen in _table(candidate, "scan").items():
+        if seen.moments[0] and not np.isfinite(seen.came).all() and np.isfinite(seen.given).all():
+            size = float(np.abs(seen.given).max())
+            return Place(
+                name.partition("#")[0],
+                f"first not finite at {name}, step {step}; its input is finite (sketch up to"
+                f" {size:.3g})",
+                [BlockDistance(module=name, step=step, value=None, limit=None)],
+            )
+    return None
+
+
 @dataclass(frozen=True)
 class _Row:
     name: str

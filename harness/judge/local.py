@@ -52,6 +52,7 @@ def _collapse(data: LocalData) -> Iterator[Evidence]:
     healthy = _member_text(data)
     yield _stage("text", "text embeddings", _text_distance(a, b), healthy)
     yield _unconditional(a, b, healthy)
+    yield from _image(data)
     yield _schedule(data)
     yield _plain("collapse.initial", "noise", a, b, "own.initial", 1e-6,
                  "initial latents from the same noise")  # fmt: skip
@@ -79,6 +80,24 @@ def _unconditional(a: Answers, b: Answers, healthy: list[float]) -> Evidence:
         value = relative(a.tensors["text.2.text"], came)
     found = _against("collapse", "text", f"{what}, in float32", value, limit(healthy))
     return found.model_copy(update={"check": "collapse.unconditional"})
+
+
+def _image(data: LocalData) -> Iterator[Evidence]:
+    """The conditioning image's latents, each in units of the scale that its stack declares."""
+    a, b = data.reference.full, data.candidate.full
+    if "own.image" not in a.tensors and "own.image" not in b.tensors:
+        return
+    scales = [float(side.pipeline.policies.get("image_scale") or 1.0) for side in (a, b)]
+    mine, other = a.tensors.get("own.image"), b.tensors.get("own.image")
+    value = math.inf
+    if mine is not None and other is not None:
+        value = relative(mine / scales[0], other / scales[1])
+    healthy = [
+        relative(a.tensors["plain.own.image"], a.tensors[f"{member}.own.image"])
+        for member in OTHER_MEMBERS
+        if f"{member}.own.image" in a.tensors
+    ]
+    yield _stage("image_encoder", "latents of the conditioning image", value, healthy)
 
 
 def _schedule(data: LocalData) -> Evidence:
