@@ -120,8 +120,9 @@ class Policies:
 
     `layer_norm_eps` is that of the transformer's last norm. `frames_to_uint8` is the stack's own
     exporter, which the harness does not use. `image_scale` multiplies the latents of a conditioning
-    image; None for a model that takes none. Values are short phrases or numbers so that they can be
-    compared and shown.
+    image; None for a model that takes none. `first_latent_frames` counts the pixel frames to which
+    the video's first latent frame is decoded, of which the last is kept. Values are short phrases or
+    numbers so that they can be compared and shown.
     """
 
     schedule: str
@@ -131,6 +132,7 @@ class Policies:
     layer_norm_eps: float
     frames_to_uint8: str
     image_scale: float | None = None
+    first_latent_frames: int = 1
 
 
 @dataclass(frozen=True)

@@ -224,8 +224,8 @@ def _decode(pipeline: Pipeline, change: Callable[[Tensor], Tensor]) -> None:
     vae = stack(pipeline).first_stage_model
     native = type(vae).decode
 
-    def decode(self: Any, latents: Tensor) -> Tensor:
-        return native(self, change(latents))
+    def decode(self: Any, latents: Tensor, *rest: Any) -> Tensor:
+        return native(self, change(latents), *rest)
 
     become(vae, decode=decode)
 
@@ -264,8 +264,8 @@ def decoder_cache_dropped(pipeline: Pipeline) -> None:
     decoder = stack(pipeline).first_stage_model.decoder
     native = type(decoder).forward
 
-    def forward(self: Any, latent: Tensor, keep: bool) -> Tensor:
-        return native(self, latent, False)
+    def forward(self: Any, latent: Tensor, keep: bool, lone_first: bool) -> Tensor:
+        return native(self, latent, False, lone_first)
 
     become(decoder, forward=forward)
 
@@ -291,8 +291,8 @@ def state_decoder_cache_kept(pipeline: Pipeline) -> None:
     decoder = stack(pipeline).first_stage_model.decoder
     native = type(decoder).forward
 
-    def forward(self: Any, latent: Tensor, keep: bool) -> Tensor:
-        return native(self, latent, True)
+    def forward(self: Any, latent: Tensor, keep: bool, lone_first: bool) -> Tensor:
+        return native(self, latent, True, lone_first)
 
     become(decoder, forward=forward)
 

@@ -260,17 +260,14 @@ def rope_bf16(pipeline: Pipeline) -> None:
 def rope_half_split(pipeline: Pipeline) -> None:
     """Channels are paired half and half."""
 
-    def rotated(self: Any, x: Tensor) -> Tensor:
-        text, video = x[:, :, : self._text_length], x[:, :, self._text_length :]
-        cos, sin = (
-            self.get_buffer(name)[: video.shape[2]].to(x.dtype)
-            for name in ("freqs_cos", "freqs_sin")
-        )
+    def rotated(self: Any, x: Tensor, text_length: int, grid: Any) -> Tensor:
+        text, video = x[:, :, :text_length], x[:, :, text_length:]
+        cos, sin = (table.to(x.dtype) for table in self.tables(grid))
         first, second = video.chunk(2, dim=-1)
         turned = video * cos + torch.cat((-second, first), dim=-1) * sin
         return torch.cat((text, turned), dim=2)
 
-    become(_mixin(pipeline, "pos_embed"), _rotate_patches=rotated)
+    become(_mixin(pipeline, "pos_embed"), rotated=rotated)
 
 
 @patch("sat_table_shifted")

@@ -14,6 +14,7 @@ _CHOICES = {
     "dtype": DTYPES,
     "device": ("auto", "cpu", "cuda"),
     "attention": ("default", "math", "flash", "efficient", "cudnn"),
+    "first_frame": ("upstream", "single"),
 }
 
 
@@ -24,7 +25,9 @@ class SatOptions:
     `dtype` is that of transformer, VAE and T5 together, as in SAT. `attention` forces one kernel of
     `scaled_dot_product_attention`. `checkpoint` is a SAT folder that takes the place of the case's
     `model`, for a pair whose other side needs another format; `config` is a YAML file and
-    `text_encoder` a T5 folder that do not lie in it.
+    `text_encoder` a T5 folder that do not lie in it. `first_frame` matters to 1.5 only: CogVideo
+    decodes the first latent frame to four pixel frames, of which the last is kept here; with
+    "single" it becomes one, as the VAE was trained and as all other models and Diffusers do.
     """
 
     dtype: str = "float32"
@@ -34,6 +37,7 @@ class SatOptions:
     checkpoint: str | None = None
     config: str | None = None
     text_encoder: str | None = None
+    first_frame: str = "upstream"
 
 
 def parse_options(options: Mapping[str, Any]) -> SatOptions:

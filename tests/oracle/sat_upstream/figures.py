@@ -20,7 +20,7 @@ def main() -> None:
     folder = checkout()
     if folder is None:
         sys.exit(HOW)
-    from comparisons import COMPARISONS
+    from parts import COMPARISONS
 
     from backends.sat.stack import SoloWorld
 
