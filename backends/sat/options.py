@@ -9,6 +9,7 @@ from typing import Any
 
 from backends.base import DTYPES
 from backends.errors import InvalidRequest
+from backends.lora import check_lora_option, check_lora_options
 
 _CHOICES = {
     "dtype": DTYPES,
@@ -24,7 +25,7 @@ class SatOptions:
     `dtype` is that of transformer, VAE and T5 together, as in SAT. `attention` forces one kernel of
     `scaled_dot_product_attention`. `checkpoint` is a SAT folder that takes the place of the case's
     `model`, for a pair whose other side needs another format; `config` is a YAML file and
-    `text_encoder` a T5 folder that do not lie in it.
+    `text_encoder` a T5 folder that do not lie in it. `backends.lora` says what the LoRA options are.
     """
 
     dtype: str = "float32"
@@ -34,6 +35,9 @@ class SatOptions:
     checkpoint: str | None = None
     config: str | None = None
     text_encoder: str | None = None
+    lora: str | None = None
+    lora_scale: float = 1.0
+    lora_mode: str = "live"
 
 
 def parse_options(options: Mapping[str, Any]) -> SatOptions:
@@ -45,6 +49,8 @@ def parse_options(options: Mapping[str, Any]) -> SatOptions:
                 f"unknown option {name!r} of the sat backend{_hint(name, known)};"
                 f" known: {', '.join(known)}"
             )
+        if check_lora_option(name, value):
+            continue
         if name in _CHOICES:
             if value not in _CHOICES[name]:
                 raise InvalidRequest(
@@ -56,7 +62,9 @@ def parse_options(options: Mapping[str, Any]) -> SatOptions:
                 raise InvalidRequest(f"option {name}={value!r}: expected true or false")
         elif not (value is None or isinstance(value, str)):
             raise InvalidRequest(f"option {name}={value!r}: expected a path or null")
-    return SatOptions(**options)
+    parsed = SatOptions(**options)
+    check_lora_options(parsed.lora, parsed.lora_scale, parsed.lora_mode)
+    return parsed
 
 
 def _hint(came: str, known: list[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ LAYERS = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0")
 
 def lora_tensors(
     width: int = 128,
-    blocks: int = 2,
+    blocks: Iterable[int] = (0, 1),
     rank: int = 4,
     layers: tuple[str, ...] = LAYERS,
     dtype: torch.dtype = torch.float32,
@@ -28,7 +29,7 @@ def lora_tensors(
         return (size * torch.randn(shape, generator=generator)).to(dtype)
 
     tensors: dict[str, Tensor] = {}
-    for block in range(blocks):
+    for block in blocks:
         for layer in layers:
             name = f"transformer.transformer_blocks.{block}.{layer}"
             tensors[f"{name}.lora_A.weight"] = some(rank, width)
@@ -38,6 +39,7 @@ def lora_tensors(
 
 def header(**settings: Any) -> dict[str, str]:
     """The metadata of a file that Diffusers wrote with PEFT's settings."""
+    settings = {"target_modules": ["to_q", "to_k", "to_v", "to_out.0"]} | settings
     prefixed = {f"transformer.{key}": value for key, value in settings.items()}
     return {"format": "pt", "lora_adapter_metadata": json.dumps(prefixed, indent=2, sort_keys=True)}
 
