@@ -244,9 +244,9 @@ def _widest(saved: Saved) -> str:
 
 
 def _result(asked: RoundTrip, stack: Format, before: Saved, after: Saved) -> dict[str, Any]:
-    expected = comparable(before, after)
+    expected, settings = comparable(before, after)
     changes = _judged(compare_tensors(expected, after.tensors, after.copies))
-    changes += compare_settings(before.settings, after.settings)
+    changes += compare_settings(settings, after.settings)
     return {
         "backend": stack,
         "mode": "lora" if "lora" in (before.shape, after.shape) else "full",

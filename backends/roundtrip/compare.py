@@ -205,7 +205,10 @@ def _prefixes(name: str, candidates: Iterable[str]) -> list[tuple[str, str]]:
                 break
             shared += 1
         tail = name[len(name) - shared :]
-        cut = 0 if shared in (len(name), len(other)) else tail.find(".") + 1
+        # The shared end begins with a whole part of the name, or after its first broken one.
+        starts = (n[: len(n) - shared] for n in (name, other))
+        whole = all(not start or start.endswith((".", "/")) for start in starts)
+        cut = 0 if whole else tail.find(".") + 1
         if tail[cut:].count(".") >= 1:
             ways.add((name[: len(name) - shared + cut], other[: len(other) - shared + cut]))
     return sorted(ways, key=lambda way: len(way[0]) + len(way[1]))

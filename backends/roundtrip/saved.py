@@ -28,7 +28,6 @@ from backends.errors import BackendError, CheckpointError
 from backends.sat.checkpoint import (
     OPTIONAL_TRANSFORMER_KEYS,
     TEXT_PREFIX,
-    TRANSFORMER_PREFIX,
     VAE_PREFIX,
     model_states_path,
     read_tensors,
@@ -86,8 +85,8 @@ def read_saved(path: Path) -> Saved:
     )
 
 
-def comparable(before: Saved, after: Saved) -> LazyTensors:
-    """The tensors of `before` that `after` should hold: its components only.
+def comparable(before: Saved, after: Saved) -> tuple[LazyTensors, dict[str, Any]]:
+    """The tensors and settings of `before` that `after` should hold: its components only.
 
     A transformer saved alone leaves VAE and T5 to the model's own files, as the stacks do.
     """
@@ -97,7 +96,12 @@ def comparable(before: Saved, after: Saved) -> LazyTensors:
         if any(component(name) == component(other) for other in after.tensors)
         or component(name) == "transformer"
     ]
-    return LazyTensors({name: before.tensors.loader(name) for name in kept})
+    settings = {
+        name: value
+        for name, value in before.settings.items()
+        if after.shape != "diffusers_model" or name.startswith("transformer.")
+    }
+    return LazyTensors({name: before.tensors.loader(name) for name in kept}), settings
 
 
 def component(name: str) -> str:
@@ -184,10 +188,10 @@ def engine_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     A position embedding is learned where the model has rotary tables besides, else computed.
     """
-    tables = {TRANSFORMER_PREFIX + name for name in OPTIONAL_TRANSFORMER_KEYS}
+    tables = tuple(OPTIONAL_TRANSFORMER_KEYS)
     if not any("pos_embed.freqs_" in name for name in state):
-        tables.add(f"{TRANSFORMER_PREFIX}mixins.pos_embed.pos_embedding")
-    kept = {name: tensor for name, tensor in state.items() if name not in tables}
+        tables += ("mixins.pos_embed.pos_embedding",)
+    kept = {name: tensor for name, tensor in state.items() if not name.endswith(tables)}
     return {name.replace(".original.", "."): tensor for name, tensor in kept.items()}
 
 

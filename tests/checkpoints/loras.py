@@ -52,8 +52,10 @@ def save_lora(
     return folder
 
 
-def sat_lora(folder: Path, tensors: dict[str, Tensor], config: str | None = None) -> Path:
-    """The same LoRA as SAT saves it, with a tensor of the model beside it."""
+def sat_lora(
+    folder: Path, tensors: dict[str, Tensor], config: str | None = None, beside: bool = False
+) -> Path:
+    """The same LoRA as SAT saves it; with `beside`, next to a tensor of the model."""
     places = {
         "to_q": ("query_key_value", 0),
         "to_k": ("query_key_value", 1),
@@ -67,8 +69,9 @@ def sat_lora(folder: Path, tensors: dict[str, Tensor], config: str | None = None
         matrix = "A" if "lora_A" in name else "B"
         key = f"transformer.layers.{parts[2]}.attention.{layer}.matrix_{matrix}.{part}"
         module[f"model.diffusion_model.{key}"] = tensor
-    original = "model.diffusion_model.transformer.layers.0.attention.dense.original.weight"
-    module[original] = torch.zeros(2, 2)
+    if beside:
+        original = "model.diffusion_model.transformer.layers.0.attention.dense.original.weight"
+        module[original] = torch.zeros(2, 2)
     (folder / "7").mkdir(parents=True)
     torch.save({"module": module}, folder / "7" / "mp_rank_00_model_states.pt")
     (folder / "latest").write_text("7")

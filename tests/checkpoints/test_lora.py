@@ -48,7 +48,7 @@ def test_diffusers_to_sat_and_back_gives_the_file_back(tmp_path: Path) -> None:
 def test_sat_to_diffusers_and_back_gives_matrices_rank_and_alpha_back(tmp_path: Path) -> None:
     tensors = lora_tensors(rank=8, dtype=torch.bfloat16)
     config = sat_yaml(r=8, lora_alpha=3) + "# a comment\n"
-    source = sat_lora(tmp_path / "sat", tensors, config)
+    source = sat_lora(tmp_path / "sat", tensors, config, beside=True)
     report = convert(source, tmp_path / "lora", "diffusers")
     written = load_file(tmp_path / "lora" / WEIGHTS)
     assert {n: digest(t) for n, t in written.items()} == {n: digest(t) for n, t in tensors.items()}
