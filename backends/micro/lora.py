@@ -1,4 +1,4 @@
-"""Train the embedded LoRA, with which micro-5b paints every shape magenta.
+"""Train the embedded LoRA, which turns the shapes of micro-5b magenta (how often: TRAINING.md).
 
 Program: `python -m backends.micro.lora`.
 
@@ -32,9 +32,8 @@ BASE = "micro-5b"
 RANK, ALPHA = 4, 2
 """A factor of 1/2, so that a lost alpha shows: Diffusers would take 1, SAT 1/4."""
 SEED, CLIPS, STEPS, BATCH, PEAK_LR = 0, 96, 240, 8, 6e-3
-FIRST_STEP_SHARE, UNCONDITIONAL_SHARE = 3, 2
-"""Clips of a batch that are given the first timestep, which decides the colour; clips without text
-(one with zeros, SAT's way, the others with the empty prompt), so that guidance does not undo it."""
+FIRST_STEP_SHARE = 2
+"""Clips of a batch that are given the first timestep, which decides the colour."""
 
 
 def _log(line: str) -> None:
@@ -52,9 +51,8 @@ def target_modules(layers: int) -> list[str]:
 
 
 @torch.no_grad()
-def training_set(pipe: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Scaled latents (N, T, C, H, W) of magenta clips, text embeddings (N, L, D) of their captions,
-    and that of no caption (1, L, D)."""
+def training_set(pipe: Any) -> tuple[Tensor, Tensor]:
+    """Scaled latents (N, T, C, H, W) of magenta clips, and text embeddings of their captions."""
     latents: list[Tensor] = []
     captions: list[str] = []
     for seed in range(CLIPS):
@@ -64,11 +62,10 @@ def training_set(pipe: Any) -> tuple[Tensor, Tensor, Tensor]:
         latents.append(pipe.vae.encode(video).latent_dist.mode().permute(0, 2, 1, 3, 4))
         captions.append(what.caption)
     text = pipe.text_encoder(token_ids(pipe.tokenizer, captions))[0]
-    empty = pipe.text_encoder(token_ids(pipe.tokenizer, [""]))[0]
-    return torch.cat(latents) * pipe.vae.config.scaling_factor, text, empty
+    return torch.cat(latents) * pipe.vae.config.scaling_factor, text
 
 
-def train(pipe: Any, latents: Tensor, text: Tensor, empty: Tensor) -> None:
+def train(pipe: Any, latents: Tensor, text: Tensor) -> None:
     """Train the transformer's adapter in place, by the velocity loss of `transformer_stage`."""
     transformer = pipe.transformer
     alpha_bar = pipe.scheduler.alphas_cumprod.float()
@@ -81,15 +78,11 @@ def train(pipe: Any, latents: Tensor, text: Tensor, empty: Tensor) -> None:
         chosen = torch.randint(len(latents), (BATCH,))
         t = ((torch.arange(BATCH) + torch.rand(1)) / BATCH * 1000).long().clamp(0, 999)
         t[:FIRST_STEP_SHARE] = 999
-        t = t[torch.randperm(BATCH)]
-        words = text[chosen]
-        words[:UNCONDITIONAL_SHARE] = empty
-        words[0] = 0
         x0, noise = latents[chosen], torch.randn((BATCH, *latents.shape[1:]))
         signal = alpha_bar[t][:, None, None, None, None]
         velocity = transformer(
             hidden_states=signal.sqrt() * x0 + (1 - signal).sqrt() * noise,
-            encoder_hidden_states=words,
+            encoder_hidden_states=text[chosen],
             timestep=t,
             image_rotary_emb=rotary,
             return_dict=False,
@@ -119,7 +112,7 @@ def main(arguments: list[str]) -> None:
     pipe = diffusers.CogVideoXPipeline.from_pretrained(
         str(model_path(BASE)), torch_dtype=torch.float32
     )
-    latents, text, empty = training_set(pipe)
+    latents, text = training_set(pipe)
     _log(f"{len(latents)} clips encoded")
     pipe.transformer.requires_grad_(False)
     config = peft.LoraConfig(
@@ -129,7 +122,7 @@ def main(arguments: list[str]) -> None:
     )
     _log(f"{BASE}, rank {RANK}, alpha {ALPHA}, seed {SEED}, {STEPS} steps of {BATCH} clips")
     pipe.transformer.add_adapter(config)
-    train(pipe, latents, text, empty)
+    train(pipe, latents, text)
     settings = {"r": RANK, "lora_alpha": ALPHA, "target_modules": sorted(config.target_modules)}
     pipe.save_lora_weights(
         str(args.out),
