@@ -110,6 +110,9 @@ def _driven(asked: RoundTrip, scratch: Path) -> dict[str, Any]:
         why = str(error)
     result |= {"stages": {name: _records(found) for name, found in stages.items()}, "step": step}
     result |= {"options": options, "function": _function(first, second, why)}
+    # What was made for the occasion is gone by now, so it is named by what it was made of.
+    fresh = f"a fresh LoRA of {asked.model}" if lora is not None else asked.model
+    result["before"] = asked.lora or fresh
     return _finished(result, any(matters(found) for found in stages.values()))
 
 

@@ -48,6 +48,14 @@ def test_nothing_changes(diffusers_model: Path, stack: Stack, mode: str, tmp_pat
         assert names == {"pytorch_lora_weights.safetensors"}
 
 
+def test_image_to_video_with_learned_positions() -> None:
+    """The incident's model: its picture goes in, and its learned table is saved and loaded."""
+    result = check(RoundTrip("micro-5b-i2v", "diffusers", device="cpu"))
+    assert result["outcome"] == "unchanged", result
+    assert result["function"]["bit_equal"] is True
+    assert result["before"] == "micro-5b-i2v"
+
+
 @pytest.mark.parametrize(("stack", "factor"), [("diffusers", 1.0), ("sat", 0.25)])
 def test_a_lora_saved_without_its_metadata_has_another_factor(
     diffusers_model: Path, stack: Stack, factor: float

@@ -100,6 +100,7 @@ def test_the_master_copy_saved_in_place_of_the_weights(model: Path, tmp_path: Pa
 
 
 def test_learned_positions_that_were_not_saved(tmp_path: Path) -> None:
+    """As where only parameters are collected: the learned table is a buffer in Diffusers."""
     model = save_tiny(tmp_path / "model", use_learned_positional_embeddings=True)
     name = "patch_embed.pos_embedding"
 
