@@ -10,8 +10,7 @@ weights   the folder before against the folder after
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,13 @@ from backends.checkpoints.report import Format
 from backends.checkpoints.tensors import dtype_name
 from backends.errors import BackendError, InvalidRequest
 from backends.roundtrip.compare import Change, compare_settings, compare_tensors, matters
-from backends.roundtrip.function import Natural, distance, guided_call, natural_sizes
+from backends.roundtrip.function import (
+    Natural,
+    distance,
+    guided_call,
+    natural_sizes,
+    recorded_call,
+)
 from backends.roundtrip.models import lora_folder, model_folder, overlay, sat_base_of
 from backends.roundtrip.saved import Saved, comparable, component, read_saved
 
@@ -82,12 +87,11 @@ def _driven(asked: RoundTrip, scratch: Path) -> dict[str, Any]:
     stages: dict[str, list[Change]] = {}
     pipeline: Pipeline = driver.open()
     try:
-        with torch.no_grad():
-            first = guided_call(pipeline, sizes)
+        first, again = recorded_call(pipeline, driver.network(pipeline), sizes)
         state = driver.state(pipeline)
         stages["load"] = _judged(compare_tensors(_named_in(before.tensors, state), state))
         digests = {name: digest(tensor) for name, tensor in state.items()}
-        step = _step(driver, pipeline, sizes)
+        step = _step(driver.trainable(pipeline), again)
         state = driver.state(pipeline)
         stages["step"] = _moved(digests, state)
         driver.save(pipeline, after)
@@ -100,8 +104,7 @@ def _driven(asked: RoundTrip, scratch: Path) -> dict[str, Any]:
     try:
         pipeline = driver.open_saved(after)
         try:
-            with torch.no_grad():
-                second = guided_call(pipeline, sizes)
+            second = guided_call(pipeline, sizes)
             state = driver.state(pipeline)
             stages["reload"] = compare_tensors(_named_in(saved.tensors, state), state)
         finally:
@@ -187,8 +190,7 @@ def _call(
 ) -> Tensor:
     pipeline = _driver(stack)(model, lora, options, True).open()
     try:
-        with torch.no_grad():
-            return guided_call(pipeline, sizes)
+        return guided_call(pipeline, sizes)
     finally:
         pipeline.close()
 
@@ -203,15 +205,13 @@ def _driver(stack: Format) -> Any:
     return DiffusersDriver
 
 
-def _step(driver: Any, pipeline: Pipeline, sizes: Natural) -> dict[str, Any]:
-    """One AdamW step with learning rate 0 on the mean square of the output."""
-    parameters: list[nn.Parameter] = driver.trainable(pipeline)
+def _step(parameters: list[nn.Parameter], output: Callable[[], Tensor]) -> dict[str, Any]:
+    """One AdamW step with learning rate 0 on the mean square of the transformer's output."""
     for parameter in parameters:
         parameter.requires_grad_(True)
     optimiser = torch.optim.AdamW(parameters, lr=0.0)
-    with ExitStack() as stack:
-        stack.enter_context(torch.enable_grad())
-        loss = driver.output(pipeline, sizes).float().square().mean()
+    with torch.enable_grad():
+        loss = output().float().square().mean()
         loss.backward()
     reached = sum(p.grad is not None and bool((p.grad != 0).any()) for p in parameters)
     optimiser.step()

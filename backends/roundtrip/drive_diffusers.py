@@ -12,14 +12,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from backends.base import Pipeline
 from backends.diffusers_lora import ADAPTER
 from backends.diffusers_pipeline import DiffusersBackend
-from backends.noise import standard_normal
-from backends.roundtrip.function import Natural
 from backends.roundtrip.models import overlay
 
 
@@ -45,44 +42,21 @@ class DiffusersDriver:
 
     def trainable(self, pipeline: Pipeline) -> list[nn.Parameter]:
         """What the optimiser is given."""
-        transformer = _transformer(pipeline)
+        transformer = self.network(pipeline)
         return [
             parameter
             for name, parameter in transformer.named_parameters()
             if self._lora is None or ".lora_" in name
         ]
 
-    def output(self, pipeline: Pipeline, sizes: Natural) -> Tensor:
-        """A forward pass with gradients."""
+    def network(self, pipeline: Pipeline) -> nn.Module:
+        """The transformer, as the pipeline calls it."""
         pipe: Any = pipeline.native()
-        config = pipe.transformer.config
-        frames = (sizes.frames - 1) // pipe.vae_scale_factor_temporal + 1
-        frames += -frames % (getattr(config, "patch_size_t", None) or 1)
-        spatial = pipe.vae_scale_factor_spatial
-        shape = (1, frames, config.in_channels, sizes.height // spatial, sizes.width // spatial)
-        device, dtype = pipe._execution_device, pipe.transformer.dtype
-        latents, text = (
-            torch.from_numpy(standard_normal(0, stream, of)).to(device, dtype)
-            for stream, of in ((0, shape), (1, (1, sizes.text_length, sizes.text_width)))
-        )
-        further: dict[str, Any] = {}
-        if config.use_rotary_positional_embeddings:
-            further["image_rotary_emb"] = pipe._prepare_rotary_positional_embeddings(
-                sizes.height, sizes.width, frames, device
-            )
-        if getattr(config, "ofs_embed_dim", None) is not None:
-            further["ofs"] = latents.new_full((1,), 2.0)
-        return pipe.transformer(
-            hidden_states=latents,
-            encoder_hidden_states=text,
-            timestep=torch.tensor([500], device=device),
-            return_dict=False,
-            **further,
-        )[0]
+        return pipe.transformer
 
     def state(self, pipeline: Pipeline) -> dict[str, Tensor]:
         """The tensors in memory under the names that the saved files have."""
-        transformer = _transformer(pipeline)
+        transformer = self.network(pipeline)
         if self._lora is None:
             return {
                 f"transformer/{name}": value for name, value in transformer.state_dict().items()
@@ -112,11 +86,6 @@ class DiffusersDriver:
         options = self._options | ({} if lora is None else {"lora": str(lora)})
         pipeline = DiffusersBackend().open(str(model), options)
         return pipeline
-
-
-def _transformer(pipeline: Pipeline) -> nn.Module:
-    pipe: Any = pipeline.native()
-    return pipe.transformer
 
 
 def _peft() -> Any:

@@ -22,8 +22,6 @@ from backends.base import Pipeline
 from backends.checkpoints import open_lora
 from backends.checkpoints.lora_sat import YAML_NAME, check_representable, config_text
 from backends.errors import CheckpointError
-from backends.noise import standard_normal
-from backends.roundtrip.function import Natural
 from backends.roundtrip.models import overlay
 from backends.roundtrip.saved import engine_names
 from backends.sat.adapter import SatBackend
@@ -66,19 +64,14 @@ class SatDriver:
         """What the optimiser is given: the transformer, or the matrices of its LoRA."""
         return [
             parameter
-            for name, parameter in _transformer(pipeline).named_parameters()
+            for name, parameter in self.network(pipeline).named_parameters()
             if self._lora is None or ".matrix_" in name
         ]
 
-    def output(self, pipeline: Pipeline, sizes: Natural) -> Tensor:
-        """A forward pass with gradients."""
+    def network(self, pipeline: Pipeline) -> nn.Module:
+        """The transformer, as the engine calls it."""
         engine: Any = pipeline.native()
-        shape = engine.latent_shape(sizes.frames)
-        text_shape = (1, sizes.text_length, sizes.text_width)
-        latents = torch.from_numpy(standard_normal(0, 0, shape)).to(engine.device)
-        text = torch.from_numpy(standard_normal(0, 1, text_shape)).to(engine.device, engine.dtype)
-        timesteps = torch.tensor([500], device=engine.device)
-        return engine.diffusion_model(latents, timesteps, text)
+        return engine.diffusion_model
 
     def state(self, pipeline: Pipeline) -> dict[str, Tensor]:
         """The tensors in memory under the names that `read_saved` gives a checkpoint's."""
@@ -100,11 +93,6 @@ class SatDriver:
     def _opened(self, lora: Path | None) -> Pipeline:
         options = self._options | ({} if lora is None else {"lora": str(lora)})
         return SatBackend().open(str(self._model), options)
-
-
-def _transformer(pipeline: Pipeline) -> nn.Module:
-    engine: Any = pipeline.native()
-    return engine.diffusion_model
 
 
 def _as_in_cogvideo(pipeline: Pipeline) -> nn.Module:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from backends.base import Case, Inputs, Pipeline
 from backends.errors import CheckpointError
@@ -74,7 +76,7 @@ def guided_call(pipeline: Pipeline, sizes: Natural) -> Tensor:
     """The guided velocity (1, T, C, H, W), float32 on the CPU, on inputs that never change.
 
     Text embeddings, latents and, for image-to-video, the picture are given, so that T5 is not
-    asked. Gradients flow if they are enabled.
+    asked.
     """
     with tempfile.TemporaryDirectory(prefix="parity-picture-") as folder:
         image = None
@@ -94,7 +96,34 @@ def guided_call(pipeline: Pipeline, sizes: Natural) -> Tensor:
         with torch.no_grad():
             run.encode_image(tape)
             latents = run.initial_latents(tape)
-        return run.predict(latents, _STEP).velocity.float().cpu()
+            return run.predict(latents, _STEP).velocity.float().cpu()
+
+
+def recorded_call(
+    pipeline: Pipeline, network: nn.Module, sizes: Natural
+) -> tuple[Tensor, Callable[[], Tensor]]:
+    """`guided_call`, and a function that repeats the call of `network` within it, with gradients.
+
+    The stacks' own ways to a prediction switch gradients off.
+    """
+    seen: list[tuple[Any, Any]] = []
+
+    def keep(_: nn.Module, args: Any, kwargs: Any) -> None:
+        seen.append((args, kwargs))
+
+    handle = network.register_forward_pre_hook(keep, with_kwargs=True)
+    try:
+        velocity = guided_call(pipeline, sizes)
+    finally:
+        handle.remove()
+    args, kwargs = seen[0]
+
+    def again() -> Tensor:
+        with torch.enable_grad():
+            output = network(*args, **kwargs)
+        return output if isinstance(output, Tensor) else output[0]
+
+    return velocity, again
 
 
 def distance(before: Tensor, after: Tensor) -> Distance:
