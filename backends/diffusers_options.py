@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from backends.base import DTYPES
 from backends.errors import InvalidRequest
+from backends.lora import check_lora_option, check_lora_options
 
 if TYPE_CHECKING:
     import torch
@@ -48,6 +49,9 @@ class DiffusersOptions:
     variant: str | None = None
     use_safetensors: bool = True
     transformer: str | None = None
+    lora: str | None = None
+    lora_scale: float = 1.0
+    lora_mode: str = "live"
 
 
 _CHOICES: dict[str, tuple[str | None, ...]] = {
@@ -72,6 +76,7 @@ def parse_options(options: Mapping[str, Any]) -> DiffusersOptions:
             )
         _check_value(name, value)
     parsed = DiffusersOptions(**options)
+    check_lora_options(parsed.lora, parsed.lora_scale, parsed.lora_mode)
     if parsed.use_stream and not parsed.placement.startswith("group_offload"):
         raise InvalidRequest(
             f"use_stream=true with placement={parsed.placement}: only group offloading has streams;"
@@ -93,6 +98,8 @@ def torch_dtype(what: str, name: str) -> torch.dtype:
 
 
 def _check_value(name: str, value: object) -> None:
+    if check_lora_option(name, value):
+        return
     if name in _SWITCHES:
         if not isinstance(value, bool):
             raise InvalidRequest(f"option {name}={value!r}: expected true or false")

@@ -4,6 +4,7 @@ It is made of:
 
     diffusers_options     the flat YAML options, checked
     diffusers_checkpoint  opening a folder or hub id, with errors a user can act on
+    diffusers_lora        a LoRA put in force through Diffusers' own calls
     diffusers_placement   full device and the offload kinds; reading weights under each
     runtime               attention kernel and TF32, in force only while it computes
     diffusers_case        whether the model can render a case
@@ -31,6 +32,7 @@ from backends.noise import NoiseTape
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from backends.diffusers_lora import AttachedLora
     from backends.diffusers_run import DiffusersRun
 
 
@@ -51,6 +53,10 @@ class DiffusersBackend:
                     f"backend diffusers needs the package {package}; run `pip install {package}`, or"
                     " name an interpreter that has it in the variant's `python`"
                 ) from error
+        if parsed.lora is not None:
+            from backends.diffusers_lora import check_peft
+
+            check_peft()
         from backends.diffusers_placement import check_placement
         from backends.runtime import check_runnable, resolve_device
 
@@ -91,6 +97,13 @@ class DiffusersPipeline:
             pipe.vae.enable_tiling()
         if options.vae_slicing:
             pipe.vae.enable_slicing()
+        self._lora: AttachedLora | None = None
+        if options.lora is not None:
+            from backends.diffusers_lora import attach_lora
+
+            self._lora = attach_lora(
+                pipe, options.lora, options.lora_scale, options.lora_mode, model
+            )
         self._names = TensorNames(pipe)
         self._placement = Placement(
             pipe, options.placement, resolve_device(options.device), options.use_stream
@@ -104,7 +117,10 @@ class DiffusersPipeline:
             "kind": self._options.placement,
             "execution_device": self._placement.label,
         }
-        return read_identity(self._opened(), self._names, placement)
+        identity = read_identity(self._opened(), self._names, placement)
+        if self._lora is None:
+            return identity
+        return self._lora.shown_in(identity, self._opened().transformer)
 
     def policies(self) -> Policies:
         from backends.diffusers_identity import read_policies

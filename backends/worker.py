@@ -10,6 +10,7 @@ environment of its own.
     {"op": "export", "case": {...}, "path": p}                -> writes the inputs a pair shares
     {"op": "render", "request": {...}}                        -> writes frames and trace, a record
     {"op": "probe", "case": {...}, "questions": [...], ...}   -> writes answers, facts, guided calls
+    {"op": "roundtrip", "request": {...}}                     -> fine-tunes with learning rate 0
     {"op": "close"}                                           -> releases the pipeline
 
 An answer is {"ok": true, "result": ...} or {"ok": false, "outcome", "kind", "message", "trace"}.
@@ -180,6 +181,13 @@ class Worker:
         save_file(answers.tensors, path)
         return {"facts": answers.facts, "guided_calls": answers.guided_calls}
 
+    def roundtrip(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Fine-tune with learning rate 0, or compare two folders; `backends.roundtrip` says how."""
+        from backends.roundtrip.check import RoundTrip, check
+
+        self.close()
+        return check(RoundTrip(**request))
+
     def close(self) -> None:
         if self._pipeline is not None:
             self._pipeline.close()
@@ -193,7 +201,7 @@ def _final(recorder: TraceRecorder) -> Any:
     return recorder.final_latents
 
 
-OPERATIONS = ("describe", "open", "export", "render", "probe", "close")
+OPERATIONS = ("describe", "open", "export", "render", "probe", "roundtrip", "close")
 
 
 def carry_out(worker: Worker, operation: str, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ _VERBS = {
     "bisect": "find the settings that carry a difference",
     "report": "write the report of an earlier run again",
     "convert": "convert a checkpoint between SAT and Diffusers",
+    "roundtrip": "fine-tune with learning rate 0, and say what changed",
     "selftest": "plant faults, and measure what the verdict makes of them",
     "doctor": "say what works on this machine, and how to mend the rest",
     "ls": "list the renders in the store",
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
-        lines = (f"  {name:<9}{summary}" for name, summary in _VERBS.items())
+        lines = (f"  {name:<10}{summary}" for name, summary in _VERBS.items())
         print(_HELP.format(verbs="\n".join(lines)), end="")
         return 0 if arguments else EXIT_USAGE
     if arguments[0] == "--version":

@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from backends.base import Case, TraceOptions, Variant
-from backends.micro import MODELS, media_path, model_path
+from backends.micro import MODELS, lora_path, media_path, model_path
 from harness.errors import ConfigError
 from harness.records import SCHEMA_VERSION
 from harness.store import content_key
+
+PATH_OPTIONS = ("lora", "checkpoint", "config", "text_encoder")
+"""Backend options whose value is a path, or a micro LoRA's name."""
 
 
 def file_sha256(path: Path) -> str:
@@ -35,9 +38,7 @@ def model_fingerprint(model: str) -> str:
     """
     folder = model_path(model) if model in MODELS else Path(model).expanduser()
     if folder.is_dir():
-        files = sorted(p for p in folder.rglob("*") if p.is_file())
-        listing = {str(p.relative_to(folder)): file_sha256(p) for p in files}
-        return content_key(listing)
+        return _content(folder)
     owner, _, name = model.partition("/")
     if model.startswith((".", "/", "~")) or not owner or not name or "/" in name:
         raise ConfigError(
@@ -48,6 +49,15 @@ def model_fingerprint(model: str) -> str:
     cache_root = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
     commit = cache_root / f"models--{owner}--{name}" / "refs" / "main"
     return f"hub:{model}@{commit.read_text().strip() if commit.is_file() else 'unresolved'}"
+
+
+@cache
+def _content(path: Path) -> str:
+    """Identify a file or a folder by the hashes of its files; `missing` if there is neither."""
+    if not path.is_dir():
+        return file_sha256(path) if path.is_file() else "missing"
+    files = sorted(p for p in path.rglob("*") if p.is_file())
+    return content_key({str(p.relative_to(path)): file_sha256(p) for p in files})
 
 
 @cache
@@ -63,9 +73,14 @@ def plugin_digest(module: str) -> str:
 
 
 def _option_contents(options: Mapping[str, Any]) -> dict[str, str]:
-    """What stands behind the options that name a folder: a path alone does not say it."""
+    """What stands behind the options that name files or folders: a path alone does not say it."""
+    found = {
+        name: _content(lora_path(given))
+        for name in PATH_OPTIONS
+        if isinstance(given := options.get(name), str)
+    }
     folder = options.get("transformer")
-    return {"transformer": model_fingerprint(folder)} if isinstance(folder, str) else {}
+    return found | ({"transformer": model_fingerprint(folder)} if isinstance(folder, str) else {})
 
 
 def _base(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from backends.checkpoints.conversion import canonical_state, convert
+    from backends.checkpoints.lora import Lora, LoraModule, is_lora, open_lora
     from backends.checkpoints.mapping import to_canonical
     from backends.checkpoints.report import ComponentReport, ConversionReport, Notice
     from backends.checkpoints.tensors import LazyTensors, digest, state_digest
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 _HOMES = {
     "canonical_state": "conversion",
     "convert": "conversion",
+    "Lora": "lora",
+    "LoraModule": "lora",
+    "is_lora": "lora",
+    "open_lora": "lora",
     "to_canonical": "mapping",
     "ComponentReport": "report",
     "ConversionReport": "report",
@@ -34,10 +39,14 @@ __all__ = [
     "ComponentReport",
     "ConversionReport",
     "LazyTensors",
+    "Lora",
+    "LoraModule",
     "Notice",
     "canonical_state",
     "convert",
     "digest",
+    "is_lora",
+    "open_lora",
     "state_digest",
     "to_canonical",
 ]

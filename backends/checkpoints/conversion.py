@@ -14,6 +14,8 @@ from torch import Tensor
 
 from backends.checkpoints.diffusers_document import write_configs
 from backends.checkpoints.diffusers_folder import DiffusersFolder, open_diffusers, write_diffusers
+from backends.checkpoints.lora import is_lora, open_lora
+from backends.checkpoints.lora_conversion import write_lora
 from backends.checkpoints.mapping import transformer_table, vae_table
 from backends.checkpoints.report import ComponentReport, ConversionReport, Format, Notice
 from backends.checkpoints.rules import WHOLE
@@ -44,7 +46,7 @@ def canonical_state(source: Path) -> LazyTensors:
 
 
 def convert(source: Path, destination: Path, to: Format) -> ConversionReport:
-    """Write the model in `source` to `destination` in format `to`, every tensor to the bit.
+    """Write the model or LoRA in `source` to `destination` in format `to`, every tensor to the bit.
 
     The folder appears at once and whole: it is written beside `destination`, read back, compared
     with the source by digest, and renamed. Raises `InvalidRequest` if `destination` is not empty or
@@ -53,6 +55,8 @@ def convert(source: Path, destination: Path, to: Format) -> ConversionReport:
     """
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise InvalidRequest(f"{destination} is not empty; name a new folder to convert into")
+    if is_lora(source):
+        return _convert_lora(source, destination, to)
     opened = _open(source)
     came = "sat" if isinstance(opened, SatFolder) else "diffusers"
     if came == to:
@@ -64,6 +68,15 @@ def convert(source: Path, destination: Path, to: Format) -> ConversionReport:
             notices = _to_sat(opened, folder)
         components = _compare(opened, _open(folder))
     return ConversionReport(source, destination, to, components, (*opened.notices, *notices))
+
+
+def _convert_lora(source: Path, destination: Path, to: Format) -> ConversionReport:
+    lora = open_lora(source)
+    if lora.format == to:
+        raise InvalidRequest(f"{source} already has format {to!r}; there is nothing to convert")
+    with _new_folder(destination) as folder:
+        component, notices = write_lora(lora, folder, to)
+    return ConversionReport(source, destination, to, (component,), tuple(notices))
 
 
 def _open(source: Path) -> SatFolder | DiffusersFolder:

@@ -18,6 +18,9 @@ MEDIA_PREFIX = "micro:"
 MEDIA: tuple[str, ...] = ("red-circle.png", "blue-square-clip.png")
 """Pictures and clips that ship with the models; a case names them with the prefix `micro:`."""
 
+LORAS: tuple[str, ...] = ("micro-5b-magenta",)
+"""LoRAs of these models, in Diffusers' format."""
+
 
 def model_path(name: str) -> Path:
     """The Diffusers pipeline folder of micro model `name`. Raises `KeyError` for an unknown name."""
@@ -41,3 +44,8 @@ def _known(kind: str, name: str, names: Sequence[str]) -> str:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise KeyError(f"no {kind} {name!r}{hint} Known: {', '.join(names)}")
     return name
+
+
+def lora_path(name: str) -> Path:
+    """The folder of micro LoRA `name`; any other name is a path of the user's."""
+    return Path(__file__).parent / "weights" / name if name in LORAS else Path(name).expanduser()

@@ -5,6 +5,7 @@ source       opening a SAT or Diffusers folder, through yaml_reader, layout and 
 engine       the model as a whole: transformer, vae, text, denoiser, samplers
 run          one render: stages and native loop
 picture      the conditioning picture
+lora         a LoRA put in force through SAT's own layers
 identity     digests, settings, policies, canonical module names
 stack        package `sat`, typed and quiet, in a world of one rank
 """
@@ -70,6 +71,17 @@ class SatPipeline:
             self._engine: SatEngine | None = SatEngine.open(
                 source, getattr(torch, options.dtype), resolve_device(options.device)
             )
+            if options.lora is not None:
+                from backends.sat.lora import attach_lora
+
+                self._engine.fused_lora = attach_lora(
+                    self._engine.diffusion_model,
+                    source.config.transformer,
+                    options.lora,
+                    options.lora_scale,
+                    options.lora_mode,
+                    source.where,
+                )
         except BaseException:
             self._world.close()
             raise

@@ -74,6 +74,7 @@ class SatEngine(nn.Module):
         self.first_stage_model = VideoAutoencoder(config.vae).to(dtype)
         self.conditioner: TextConditioner = conditioner
         self.denoiser = Denoiser(self.diffusion_model, config.denoiser_schedule)
+        self.fused_lora: dict[str, tuple[int, float]] | None = None
         self.eval().requires_grad_(False)
 
     @staticmethod

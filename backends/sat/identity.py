@@ -13,6 +13,7 @@ from backends.checkpoints.diffusers_document import write_configs
 from backends.checkpoints.mapping import transformer_table, vae_table
 from backends.sat.checkpoint import OPTIONAL_TRANSFORMER_KEYS
 from backends.sat.engine import SatEngine
+from backends.sat.lora import sat_lora_settings, split_lora
 from backends.trace import digest
 
 _POSITIONS = "mixins.pos_embed.pos_embedding"
@@ -46,7 +47,8 @@ def _components(engine: SatEngine) -> dict[str, nn.Module]:
 
 
 def _canonical_weights(engine: SatEngine) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
-    state = engine.diffusion_model.state_dict()
+    state, lora = split_lora(engine.diffusion_model.state_dict(), engine.config.transformer)
+    yield "transformer", lora
     config = engine.config.transformer
     positions = state.pop(_POSITIONS, None) if config.positions == "sin_cos" else None
     for name in OPTIONAL_TRANSFORMER_KEYS:
@@ -72,6 +74,9 @@ def _settings(engine: SatEngine) -> Iterator[tuple[str, Any]]:
         yield f"text_encoder.{key}", getattr(text, key)
     yield "text.max_sequence_length", engine.config.text.max_length
     yield "placement.execution_device", engine.device.type
+    yield from sat_lora_settings(
+        engine.diffusion_model, engine.config.transformer, engine.fused_lora
+    ).items()
 
 
 def read_policies(engine: SatEngine, lone_first_frame: bool) -> Policies:

@@ -9,6 +9,7 @@ from typing import Any
 
 from backends.base import DTYPES
 from backends.errors import InvalidRequest
+from backends.lora import check_lora_option, check_lora_options
 
 _CHOICES = {
     "dtype": DTYPES,
@@ -28,6 +29,7 @@ class SatOptions:
     `text_encoder` a T5 folder that do not lie in it. `first_frame` matters to 1.5 only: CogVideo
     decodes the first latent frame to four pixel frames, of which the last is kept here; with
     "single" it becomes one, as the VAE was trained and as all other models and Diffusers do.
+    `backends.lora` says what the LoRA options are.
     """
 
     dtype: str = "float32"
@@ -38,6 +40,9 @@ class SatOptions:
     config: str | None = None
     text_encoder: str | None = None
     first_frame: str = "upstream"
+    lora: str | None = None
+    lora_scale: float = 1.0
+    lora_mode: str = "live"
 
 
 def parse_options(options: Mapping[str, Any]) -> SatOptions:
@@ -49,6 +54,8 @@ def parse_options(options: Mapping[str, Any]) -> SatOptions:
                 f"unknown option {name!r} of the sat backend{_hint(name, known)};"
                 f" known: {', '.join(known)}"
             )
+        if check_lora_option(name, value):
+            continue
         if name in _CHOICES:
             if value not in _CHOICES[name]:
                 raise InvalidRequest(
@@ -60,7 +67,9 @@ def parse_options(options: Mapping[str, Any]) -> SatOptions:
                 raise InvalidRequest(f"option {name}={value!r}: expected true or false")
         elif not (value is None or isinstance(value, str)):
             raise InvalidRequest(f"option {name}={value!r}: expected a path or null")
-    return SatOptions(**options)
+    parsed = SatOptions(**options)
+    check_lora_options(parsed.lora, parsed.lora_scale, parsed.lora_mode)
+    return parsed
 
 
 def _hint(came: str, known: list[str]) -> str:

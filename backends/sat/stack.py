@@ -99,6 +99,18 @@ def default_attention() -> Hook:
     return cast(Hook, import_module("sat.transformer_defaults").attention_fn_default)
 
 
+def lora_layers() -> Any:
+    """SAT's module of LoRA layers (`sat/model/finetune/lora2.py`)."""
+    logger = logging.getLogger("sat")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it warns of every package for quantised layers
+    try:
+        with _quiet():
+            return import_module("sat.model.finetune.lora2")
+    finally:
+        logger.setLevel(level)
+
+
 class _SoloGroup(dist.ProcessGroup):
     """A process group of one rank. It has no collectives: with one rank SAT calls none."""
 

@@ -19,18 +19,20 @@ examples:
   parity convert micro-2b micro-2b-sat --to sat
   parity convert CogVideoX-2b CogVideoX-2b-sat --to sat
   parity convert my-sat-finetune my-diffusers-folder --to diffusers
+  parity convert ckpts/lora-disney-09-09-21-10 my-lora --to diffusers
 """
 
 
 def describe(parser: argparse.ArgumentParser) -> None:
     """Arguments and help."""
     parser.description = (
-        "Convert a whole model folder between SAT and Diffusers, every tensor to the bit: what was"
-        " written is read back and compared with the source by digest. Converting back restores"
-        " the source's own files."
+        "Convert a whole model folder, or a LoRA, between SAT and Diffusers, every tensor to the"
+        " bit: what was written is read back and compared with the source by digest. Converting"
+        " back restores the source's own files."
     )
     parser.epilog = _EXAMPLES
-    parser.add_argument("source", metavar="SOURCE", help="a model folder, or a micro model's name")
+    parser.add_argument("source", metavar="SOURCE", help="a model folder, a LoRA, or a micro"
+        " model's or LoRA's name")  # fmt: skip
     parser.add_argument("destination", type=Path, metavar="DESTINATION", help="a new folder")
     parser.add_argument("--to", choices=["sat", "diffusers"], required=True, help="the new format")
 
@@ -38,9 +40,9 @@ def describe(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Carry out the verb."""
     from backends.checkpoints import convert
-    from backends.micro import MODELS, model_path
+    from backends.micro import MODELS, lora_path, model_path
 
-    source = model_path(args.source) if args.source in MODELS else Path(args.source)
+    source = model_path(args.source) if args.source in MODELS else lora_path(args.source)
     _print_report(convert(source, args.destination, args.to))
     return 0
 
@@ -59,4 +61,5 @@ def _print_report(done: ConversionReport) -> None:
     out.print(table)
     for notice in done.notices:
         out.print(f"{notice.action}: {notice.what}: {notice.why}", markup=False)
-    out.print(f"{done.destination} holds {done.source} as a {done.to} model", markup=False)
+    what = "LoRA" if [c.component for c in done.components] == ["lora"] else "model"
+    out.print(f"{done.destination} holds {done.source} as a {done.to} {what}", markup=False)
