@@ -85,5 +85,6 @@ def _comparison(check: Evidence) -> str:
     if check.unit == "dB":
         return f"{abs(value - limit):.1f} dB {'worse than' if over else 'inside'} the limit"
     if check.higher_is_worse and value > 0 and limit > 0 and math.isfinite(value / limit):
-        return f"{value / limit:.2g} x the limit, {where}"
+        ratio = value / limit
+        return f"{ratio:,.0f} x the limit" if ratio >= 10 else f"{ratio:.2g} x the limit, {where}"
     return where

@@ -131,7 +131,7 @@ def gallery(root: Path) -> Synthetic:
             shown = {s: perturbed(v, amount, s) if amount else v for s, v in videos.items()}
             renders = {
                 s: run.render(candidate, s, v, prompt=case, render_s=render_s,
-                              pipeline=opened or pipeline())
+                              pipeline=opened or pipeline(), preview=verdict == "bug")
                 for s, v in shown.items()
             }  # fmt: skip
             run.pair(

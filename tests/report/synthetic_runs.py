@@ -110,6 +110,7 @@ class Synthetic:
         model: str = "micro-5b",
         non_finite: int = 0,
         pipeline: PipelineRecord | None = None,
+        preview: bool = False,
     ) -> str:
         """Put one render into the store and return its key."""
         video_id = "" if frames is None else frames_sha256(frames)
@@ -152,7 +153,8 @@ class Synthetic:
             (folder / "record.json").write_text(record.model_dump_json())
             if frames is not None:
                 write_lossless(folder / "frames.mkv", frames, FPS)
-                write_preview(folder / "preview.mp4", frames, FPS)
+                if preview:
+                    write_preview(folder / "preview.mp4", frames, FPS)
         return key
 
     def pair(
