@@ -10,10 +10,10 @@ import re
 from pathlib import Path
 from xml.etree.ElementTree import Element, ElementTree, SubElement, indent
 
-from harness.records import Evidence, PairResult, VerdictName
+from harness.records import VerdictName
 from harness.report.matrix import Matrix, Row, build_matrix
+from harness.report.plain import describe_pair
 from harness.report.reading import RunFiles
-from harness.report.text import finding_sentence, magnitude, visible_lines
 
 _OUTCOMES: dict[VerdictName, str] = {
     "bug": "failure",
@@ -53,26 +53,6 @@ def junit(matrix: Matrix, files: RunFiles) -> Element:
         empty = SubElement(suite, "testcase", classname="parity", name="nothing was compared")
         SubElement(empty, "error", type="not_run", message=matrix.headline)
     return root
-
-
-def describe_pair(pair: PairResult) -> str:
-    """A verdict with its reasons, findings and checks that differ, as plain lines for a log."""
-    lines = [pair.summary] if pair.summary else list(pair.reasons)
-    for finding in pair.findings:
-        lines.append(f"finding: {finding_sentence(finding)}")
-        if finding.remedy:
-            lines.append(f"  what to do: {finding.remedy}")
-    lines += [f"evidence: {_check(check)}" for check in pair.evidence if check.outcome != "agrees"]
-    return "\n".join(visible_lines(line) for line in lines)
-
-
-def _check(check: Evidence) -> str:
-    where = f", {check.component}" if check.component else ""
-    measured = ""
-    if check.value is not None:
-        limit = "" if check.limit is None else f", limit {magnitude(check.limit)}"
-        measured = f" [{magnitude(check.value)} {check.unit}".rstrip() + f"{limit}]"
-    return f"{check.check} ({check.stage}{where}) {check.outcome}: {check.detail}{measured}"
 
 
 def _suite(root: Element, name: str, outcomes: list[str | None]) -> Element:
