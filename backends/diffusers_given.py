@@ -13,6 +13,12 @@ from backends.diffusers_placement import COMPONENTS
 from backends.errors import InvalidRequest, Unsupported
 
 
+def common_dtype(pipe: Any) -> str | None:
+    """The name of the one dtype of all components; None if they differ or a component is missing."""
+    found = {str(getattr(getattr(pipe, name, None), "dtype", "")) for name in COMPONENTS}
+    return found.pop().removeprefix("torch.") if len(found) == 1 and found != {""} else None
+
+
 class GivenDiffusersPipeline(DiffusersPipeline):
     """Implements `Pipeline` on a `CogVideoX*Pipeline` instance; `close` leaves it as it was."""
 

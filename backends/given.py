@@ -12,12 +12,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from backends.base import Case, Identity, Inputs, Pipeline, Policies, Run, StepObserver
-from backends.errors import InvalidRequest
+from backends.errors import InvalidRequest, Unsupported
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from backends.noise import NoiseTape
+
+OWN = "own"
+"""The dtype option that leaves a thing's components in the dtypes that they have."""
 
 _STAGES = ("identity", "policies", "modules", "prepare", "render")
 
@@ -48,37 +51,56 @@ class GivenBackend:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The options that `open` takes. `dtype` None is the thing's own."""
-        takes_dtype = not self._given and "dtype" in inspect.signature(self._make).parameters
-        return {"dtype": None} if takes_dtype or is_diffusers(self._thing) else {}
+        """The options that `open` takes, as the thing is now: its dtype, or `own` if that is mixed.
+
+        A pipeline of the contract is what it is and has none.
+        """
+        if not self._given:
+            return {"dtype": OWN}
+        if not is_diffusers(self._thing):
+            return {}
+        from backends.diffusers_given import common_dtype
+
+        return {"dtype": common_dtype(self._thing) or OWN}
 
     def check(self, options: Mapping[str, Any]) -> None:
         """Anything that was given can be opened."""
 
     def open(self, model: str, options: Mapping[str, Any]) -> Pipeline:
-        """`dtype` casts a given Diffusers pipeline until it is closed, or is passed to the function."""
-        dtype = options.get("dtype")
+        """Take `dtype` to the function if it takes one, else cast a Diffusers pipeline to it.
+
+        Raises `Unsupported` where neither can be done.
+        """
+        dtype = options.get("dtype", OWN)
         if self._given:
             return self._around(self._thing, dtype, lent=True)
-        takes_dtype = "dtype" in inspect.signature(self._make).parameters
-        made = self._make(dtype=dtype) if takes_dtype else self._make()
-        if not (offers_stages(made) or is_diffusers(made)):
-            raise InvalidRequest(
-                f"{getattr(self._thing, '__name__', self._thing)}() returned a"
-                f" {type(made).__name__}, expected an object with the stages"
-                f" {', '.join(_STAGES)} or a Diffusers pipeline"
-            )
-        return self._around(made, None, lent=False)
+        if dtype != OWN and "dtype" in inspect.signature(self._make).parameters:
+            return self._around(self._checked(self._make(dtype=dtype)), OWN, lent=False)
+        return self._around(self._checked(self._make()), dtype, lent=False)
+
+    def _checked(self, made: object) -> object:
+        if offers_stages(made) or is_diffusers(made):
+            return made
+        raise InvalidRequest(
+            f"{getattr(self._thing, '__name__', self._thing)}() returned a"
+            f" {type(made).__name__}, expected an object with the stages"
+            f" {', '.join(_STAGES)} or a Diffusers pipeline"
+        )
 
     @property
     def _make(self) -> Callable[..., object]:
         return cast("Callable[..., object]", self._thing)
 
-    def _around(self, thing: object, dtype: str | None, lent: bool) -> Pipeline:
+    def _around(self, thing: object, dtype: str, lent: bool) -> Pipeline:
         if is_diffusers(thing):
             from backends.diffusers_given import GivenDiffusersPipeline
 
-            return GivenDiffusersPipeline(thing, dtype)
+            return GivenDiffusersPipeline(thing, None if dtype == OWN else dtype)
+        if dtype != OWN:
+            raise Unsupported(
+                f"the function makes a {type(thing).__name__}, which cannot be cast to {dtype} from"
+                " outside; let the function take the argument `dtype`"
+            )
         pipeline = cast("Pipeline", thing)
         return _Lent(pipeline) if lent else pipeline
 

@@ -23,6 +23,7 @@ _VERBS = {
     "score": "render what is missing, and print the metrics",
     "judge": "render what is missing, and print the verdicts",
     "report": "write the report of an earlier run again",
+    "accept": "keep what a run rendered as goldens for CI",
     "convert": "convert a checkpoint between SAT and Diffusers",
     "selftest": "plant faults, and measure what the verdict makes of them",
     "doctor": "say what works on this machine, and how to mend the rest",

@@ -90,7 +90,8 @@ class PairView:
         if not pair.distances and not pair.scores:
             return []
         by_seed = {d.seed: d.latents_rel_l2 for d in pair.distances}
-        floor = [d.latents_rel_l2 for d in pair.floor if d.latents_rel_l2 is not None]
+        healthy = [*pair.floor, *(d for member in pair.ensemble.values() for d in member)]
+        band = [d.latents_rel_l2 for d in healthy if d.latents_rel_l2 is not None]
         latents = Number(
             title="final latents",
             unit="relative L2",
@@ -99,7 +100,7 @@ class PairView:
             where=_first_difference(pair.distances),
             floor=self.row.latents.floor,
             by_seed=[magnitude(by_seed.get(seed)) for seed in pair.seeds],
-            band=draw_band(list(by_seed.values()), None, floor),
+            band=draw_band(list(by_seed.values()), None, band),
         )
         return [latents, *(self._number(reading) for reading in self.row.metrics.values())]
 
@@ -107,7 +108,6 @@ class PairView:
         cell = self.row.metric(reading.name)
         worst = reading.worst
         values = [r.value for r in reading.by_seed.values() if isinstance(r, Score)]
-        floor = [r.value for r in reading.floor if isinstance(r, Score)]
         higher_is_worse = worst is None or not worst.spec.higher_is_better
         return Number(
             title=reading.title,
@@ -117,7 +117,7 @@ class PairView:
             where=ABSENT if worst is None else _place(worst),
             floor=cell.floor,
             by_seed=[_seed_value(reading.by_seed.get(seed)) for seed in self.row.pair.seeds],
-            band=draw_band(values, None, floor, higher_is_worse=higher_is_worse),
+            band=draw_band(values, None, reading.band, higher_is_worse=higher_is_worse),
         )
 
     @property
