@@ -133,6 +133,8 @@ def _configured(
         overrides.append(f"reference={reference}")
         if reference == candidate:
             overrides.append(f"reference.name={reference}_reference")
+    else:
+        overrides.append(f"reference.name={names[0]}")
     if isinstance(candidate, str):
         overrides.append(f"candidate=[{candidate}]")
     tree = compose_tree(overrides, conf_folders(places.config_dir))

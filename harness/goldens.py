@@ -71,6 +71,10 @@ def read_golden(
     name: str, store: Store, renders: Sequence[RenderRecord], provenance: Mapping[str, str]
 ) -> Golden:
     """A result in the form in which it is accepted. Raises `GoldenError` for an unfinished render."""
+    if not _NAME.fullmatch(name):
+        raise GoldenError(
+            f"golden {name!r}: a name may hold letters, digits, '.', '_' and '-' and becomes a folder"
+        )
     for record in renders:
         if record.status != "ok" or record.frames is None or record.latents_digest is None:
             raise GoldenError(
@@ -79,10 +83,6 @@ def read_golden(
             )
     if not renders:
         raise GoldenError(f"golden {name}: there is no render; give at least one seed")
-    if not _NAME.fullmatch(name):
-        raise GoldenError(
-            f"golden {name!r}: a name may hold letters, digits, '.', '_' and '-' and becomes a folder"
-        )
     first = renders[0]
     dtypes = store.pipeline(first.pipeline_key).dtypes if first.pipeline_key else {}
     return Golden(
