@@ -12,7 +12,7 @@ CASE = {
     "sampler": "ddim",
 }
 
-pytestmark = pytest.mark.parity(case=CASE, seeds=[0], settings=["match=native"])
+pytestmark = pytest.mark.parity(case=CASE, seeds=[0], settings=["match=native", "metrics=psnr"])
 
 
 def test_port_is_equivalent(assert_equivalent):
