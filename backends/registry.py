@@ -1,11 +1,14 @@
 """Backends by name. A row is `name -> "module:Class"`; nothing is imported before it is asked for.
 
-Packages outside this project add rows through the entry-point group `parity.backends`.
+Packages outside this project add rows through the entry-point group `parity.backends`; a caller lends
+an instance for as long as a block lasts.
 """
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Generator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import cast
@@ -20,6 +23,21 @@ _ROWS = {
 }
 
 
+_lent: dict[str, Backend] = {}
+
+
+@contextmanager
+def lend(name: str, backend: Backend) -> Generator[None]:
+    """Let `load(name)` return `backend` in this process within the block."""
+    if name in _lent or name in _rows():
+        raise InvalidRequest(f"a backend named {name!r} exists already; choose another name")
+    _lent[name] = backend
+    try:
+        yield
+    finally:
+        del _lent[name]
+
+
 def _rows() -> dict[str, str]:
     found = {point.name: point.value for point in entry_points(group="parity.backends")}
     return {**found, **_ROWS}
@@ -32,6 +50,8 @@ def names() -> list[str]:
 
 def load(name: str) -> Backend:
     """Import and construct backend `name`. Raises `InvalidRequest` for an unknown name."""
+    if name in _lent:
+        return _lent[name]
     rows = _rows()
     if name not in rows:
         near = difflib.get_close_matches(name, rows, n=1)

@@ -24,6 +24,7 @@ _VERBS = {
     "judge": "render what is missing, and print the verdicts",
     "bisect": "find the settings that carry a difference",
     "report": "write the report of an earlier run again",
+    "accept": "keep what a run rendered as goldens for CI",
     "convert": "convert a checkpoint between SAT and Diffusers",
     "roundtrip": "fine-tune with learning rate 0, and say what changed",
     "selftest": "plant faults, and measure what the verdict makes of them",

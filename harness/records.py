@@ -225,7 +225,10 @@ class PairResult(Record):
 
 
 class RunResult(Record):
-    """`verdict.json`: every pair of one run, and how it came about."""
+    """`verdict.json`: every pair of one run, and how it came about.
+
+    `commit` is the commit of the working directory that the run was started in, if it has one.
+    """
 
     schema_version: int = SCHEMA_VERSION
     run: str
@@ -234,3 +237,4 @@ class RunResult(Record):
     config: dict[str, Any]
     pairs: list[PairResult]
     exit_code: int
+    commit: str | None = None

@@ -19,6 +19,7 @@ from harness.errors import (
 )
 from harness.judging import Judging
 from harness.plan import make_plan
+from harness.provenance import current_commit
 from harness.records import EQUIVALENT, NOT_EQUIVALENT, PairResult, RunResult
 from harness.runner import ExecutionSettings, ProgressSink, render
 from harness.store import Store
@@ -70,6 +71,7 @@ def run(
         config=config.model_dump(mode="json"),
         pairs=pairs,
         exit_code=exit_code(pairs),
+        commit=current_commit(Path.cwd()),
     )
     partial = folder / "verdict.json.partial"
     partial.write_text(result.model_dump_json(indent=1))

@@ -13,6 +13,7 @@ HARNESS_MAY_USE = {
     "backends.base",
     "backends.environment",
     "backends.errors",
+    "backends.given",
     "backends.micro",
     "backends.noise",
     "backends.questions",

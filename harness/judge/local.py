@@ -113,10 +113,16 @@ def _schedule(data: LocalData) -> Evidence:
         if key.startswith("scheduler.")
     }
     subset = str(b.pipeline.policies["schedule"]).startswith("pick")
-    timesteps, levels = schedules.expected(settings, data.case.steps, subset)
+    if known := settings.keys() >= schedules.NEEDED:
+        timesteps, levels = schedules.expected(settings, data.case.steps, subset)
+    else:  # a pipeline that names no such settings: then the reference's own table is what must come
+        own = ScheduleTable(**a.facts["own"]["schedule"])
+        timesteps, levels = own.timesteps, np.array(own.alpha_bar)
     kept = len(table.timesteps)  # video-to-video runs the end of the schedule only
     value = schedules.gap(table, timesteps[-kept:], levels[-kept:])
-    why = "" if value <= schedules.TOLERANCE else schedules.explain(table, settings, subset)
+    why = ""
+    if known and value > schedules.TOLERANCE:
+        why = schedules.explain(table, settings, subset)
     return Evidence(
         stage="exact",
         check="exact.schedule",

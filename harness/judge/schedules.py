@@ -52,6 +52,13 @@ def _rescaled(alpha_bar: Levels) -> Levels:
     return ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
 
 
+NEEDED = frozenset(
+    {"beta_start", "beta_end", "num_train_timesteps", "snr_shift_scale", "rescale_betas_zero_snr",
+     "timestep_spacing"}
+)  # fmt: skip
+"""The settings from which `expected` makes a schedule."""
+
+
 def expected(settings: Mapping[str, Any], steps: int, subset: bool) -> tuple[list[int], Levels]:
     """Timesteps and alpha_bar (N,), noisiest first. `subset`: pick, then rescale, as SAT does.
 

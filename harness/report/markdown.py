@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
+from harness.report.evidence import Link, read_chain
 from harness.report.matrix import Cell, Matrix, Row, build_matrix
 from harness.report.reading import RunFiles
 from harness.report.scores import metric_title
@@ -84,10 +85,24 @@ def _sections(matrix: Matrix) -> Iterator[str]:
 
 def _section(row: Row) -> str:
     lines = [f"## {row.verdict.symbol} {escaped(row.verdict.name)}: {escaped(row.name)}", ""]
-    lines += [escaped(row.verdict.meaning)]
-    lines += [escaped(reason) for reason in row.pair.reasons]
-    lines += ["", *(f"- {escaped(finding_sentence(f))}" for f in row.pair.findings)]
+    pair = row.pair
+    lines += [escaped(pair.summary or row.verdict.meaning)]
+    lines += [] if pair.summary else [escaped(reason) for reason in pair.reasons]
+    lines += ["", *(f"- {escaped(finding_sentence(f))}" for f in pair.findings)]
+    lines += [f"  - what to do: {escaped(f.remedy)}" for f in pair.findings if f.remedy]
+    lines += [
+        f"- {link.symbol} {escaped(link.check.check)} ({escaped(link.stage)}): "
+        f"{escaped(link.check.detail)}{_measured(link)}"
+        for link in read_chain(pair)
+        if link.check.outcome in ("differs", "unscored")
+    ]
     return "\n".join(lines).rstrip() + "\n\n"
+
+
+def _measured(link: Link) -> str:
+    if link.check.value is None:
+        return ""
+    return escaped(f" Measured {link.value}, limit {link.limit}, healthy {link.healthy}.")
 
 
 def _within(budget: int, blocks: Iterable[str]) -> Iterator[str]:

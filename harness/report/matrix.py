@@ -11,10 +11,11 @@ from functools import cached_property
 
 from harness.metrics.base import Score
 from harness.records import PairResult, RunResult, SeedDistances
+from harness.report.cause import Cause, find_cause
 from harness.report.costs import PairCosts
 from harness.report.scores import MetricReading, read_metrics
 from harness.report.text import ABSENT, counted, magnitude, score
-from harness.report.verdicts import EXIT_MEANINGS, VERDICTS, VerdictWord, severity
+from harness.report.verdicts import EXIT_MEANINGS, VERDICTS, Tone, VerdictWord, severity
 
 _MAIN_METRICS = ("psnr", "ssim", "lpips", "lpips_alex_untrained")
 
@@ -39,6 +40,16 @@ class Row:
         pair = self.pair
         names = "\0".join([pair.case, pair.model, pair.reference, pair.candidate, *pair.share])
         return "pair-" + hashlib.sha256(names.encode()).hexdigest()[:12]
+
+    @cached_property
+    def cause(self) -> Cause | None:
+        """What the pair's findings and evidence name as the cause of its difference."""
+        return find_cause(self.pair)
+
+    @property
+    def page(self) -> str:
+        """The pair's own page, seen from the overview."""
+        return f"pairs/{self.anchor}.html"
 
     @property
     def name(self) -> str:
@@ -113,6 +124,10 @@ class Matrix:
         counts = Counter(row.pair.verdict for row in self.rows)
         words = [f"{counts[name]} {name}" for name in VERDICTS if counts[name]]
         return f"{counted(len(self.rows), 'pair')}: {', '.join(words)}. {meaning}"
+
+    def tone(self, tone: Tone) -> int:
+        """How many pairs fail (`bad`), have no verdict (`open`), or are equivalent (`good`)."""
+        return sum(row.verdict.tone == tone for row in self.rows)
 
     @property
     def reference(self) -> str | None:

@@ -1,4 +1,7 @@
-"""`index.html` and its assets: one static page that works from a file and without a network."""
+"""The static site of a run: an overview, a page for each pair, the trend. It needs no network.
+
+index.html  trend.html  pairs/<anchor>.html  assets/{report.css, *.js, plotly.min.js, frames/}
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import StoreError
-from harness.report.matrix import build_matrix
-from harness.report.pair_view import PairView, view_pair
-from harness.report.pictures import Painter
+from harness.report.cause import COMPONENTS
+from harness.report.film import Projector
+from harness.report.matrix import Matrix, build_matrix
+from harness.report.overview import build_grid, count_verdicts, shown_ratio, variant_costs
+from harness.report.pair_view import view_pair
 from harness.report.reading import RunFiles
 from harness.report.scores import metric_title
-from harness.report.text import ABSENT, counted, visible, visible_lines
+from harness.report.text import ABSENT, counted, magnitude, visible, visible_lines
+from harness.report.trend import read_trend
 from harness.report.verdicts import VERDICTS
 
 if TYPE_CHECKING:
@@ -21,62 +27,97 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_STATIC = ("report.css", "report.js")
+_STATIC = ("report.css", "common.js", "overview.js", "player.js", "charts.js")
+_FOLDERS = ("assets", "pairs")
 
 
 def write_page(files: RunFiles) -> Path:
-    """Write `index.html` and `assets/` into the run folder; return the page.
+    """Write the site into the run folder; return `index.html`.
 
-    The assets appear whole or not at all, and before the page that names them.
+    `assets/` and `pairs/` appear whole or not at all, and before the page that names them. What an
+    earlier report left is replaced.
 
     Raises: StoreError, when the run folder cannot be written.
     """
-    matrix = build_matrix(files.result, files.costs)
-    assets, partial = files.folder / "assets", files.folder / "assets.partial"
+    partial = files.folder / "site.partial"
     try:
         shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        painter = Painter(partial, files.renders)
-        views = [view_pair(row, files, painter) for row in matrix.rows]
-        charts = any(view.curves for view in views)
-        _write_static(partial, with_plotly=charts)
-        shutil.rmtree(assets, ignore_errors=True)
-        partial.rename(assets)
+        for folder in _FOLDERS:
+            (partial / folder).mkdir(parents=True)
+        index, trend = _write_site(files, partial)
+        for folder in _FOLDERS:
+            shutil.rmtree(files.folder / folder, ignore_errors=True)
+            (partial / folder).rename(files.folder / folder)
     except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
         raise StoreError(
-            f"cannot write {assets}: {error.strerror}; free space, or give a folder that can be"
-            " written"
+            f"cannot write {files.folder}: {error.strerror}; free space, or give a folder that can"
+            " be written"
         ) from error
-    page = (
-        _environment()
-        .get_template("index.html.jinja")
-        .render(
-            run=files.result,
-            matrix=matrix,
-            views=views,
-            verdicts=VERDICTS.values(),
-            command=shlex.join(files.result.command),
-            environment=_environment_of(views),
-            charts=charts,
-        )
-    )
-    return files.write_text("index.html", page)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    files.write_text("trend.html", trend)
+    return files.write_text("index.html", index)
 
 
-def _environment_of(views: list[PairView]) -> dict[str, str]:
-    """Versions and hardware of the first reference render there is."""
-    records = [record for view in views for record in view.reference.values()]
-    return records[0].environment if records else {}
-
-
-def _write_static(assets: Path, *, with_plotly: bool) -> None:
+def _write_site(files: RunFiles, folder: Path) -> tuple[str, str]:
+    """Write pairs and assets below `folder`; return the overview and the trend."""
+    environment = _environment()
+    matrix = build_matrix(files.result, files.costs)
+    trend = read_trend(files.folder, files.result)
+    common: dict[str, Any] = {
+        "run": files.result,
+        "matrix": matrix,
+        "trend": trend,
+        "changes": {row.row.anchor: row for row in trend.rows},
+        "verdicts": VERDICTS.values(),
+        "command": shlex.join(files.result.command),
+    }
+    _write_pairs(files, matrix, folder, environment, common)
     for name in _STATIC:
-        shutil.copyfile(_TEMPLATES / name, assets / name)
-    if with_plotly:
+        shutil.copyfile(_TEMPLATES / name, folder / "assets" / name)
+    index = environment.get_template("index.html.jinja").render(
+        common,
+        root="",
+        grid=build_grid(matrix),
+        counts=count_verdicts(matrix),
+        costs=variant_costs([(pair, *files.renders.sides(pair)) for pair in files.result.pairs]),
+        environment=_provenance(files),
+    )
+    return index, environment.get_template("trend.html.jinja").render(common, root="")
+
+
+def _write_pairs(
+    files: RunFiles, matrix: Matrix, folder: Path, environment: Environment, common: dict[str, Any]
+) -> None:
+    """One pair after the other, so that the frames of one pair are in memory at a time."""
+    projector = Projector(folder / "assets", files.renders)
+    template = environment.get_template("pair.html.jinja")
+    charts = False
+    for index, row in enumerate(matrix.rows):
+        view = view_pair(row, files, projector)
+        charts |= view.has_charts
+        page = template.render(
+            common,
+            root="../",
+            view=view,
+            row=row,
+            pair=row.pair,
+            previous=matrix.rows[index - 1] if index else None,
+            following=matrix.rows[index + 1] if index + 1 < len(matrix.rows) else None,
+        )
+        (folder / row.page).write_text(page, encoding="utf-8", newline="\n")
+    if charts:
         from plotly.offline import get_plotlyjs
 
-        (assets / "plotly.min.js").write_text(get_plotlyjs(), encoding="utf-8")
+        (folder / "assets" / "plotly.min.js").write_text(get_plotlyjs(), encoding="utf-8")
+
+
+def _provenance(files: RunFiles) -> dict[str, str]:
+    """Versions and hardware of the first reference render there is."""
+    for pair in files.result.pairs:
+        for record in files.renders.of(pair, "reference").values():
+            return record.environment
+    return {}
 
 
 def _environment() -> Environment:
@@ -96,9 +137,11 @@ def _environment() -> Environment:
         visible_lines=visible_lines,
         metric_title=metric_title,
         counted=counted,
+        magnitude=magnitude,
+        ratio=shown_ratio,
     )
     constants: dict[str, Any] = environment.globals
-    constants["absent"] = ABSENT
+    constants.update(absent=ABSENT, components=COMPONENTS)
     return environment
 
 

@@ -11,14 +11,18 @@ from typing import Any
 from harness.errors import StoreError
 from harness.metrics.base import Score, Unscored
 from harness.records import RenderRecord, SeedDistances
-from harness.report.chart import chart_remark, curves
+from harness.report.chart import block_chart, frame_charts, step_curves, step_remark
 from harness.report.costs import Cost
 from harness.report.differences import Difference, find_differences
+from harness.report.evidence import Link, read_chain
+from harness.report.film import Film, Projector, seeds_to_show
 from harness.report.matrix import Row
-from harness.report.pictures import Gallery, Painter
+from harness.report.noise_band import NoiseBand, draw_band
 from harness.report.reading import RunFiles
 from harness.report.scores import MetricReading
+from harness.report.shares import ShareBar, share_bars
 from harness.report.text import ABSENT, magnitude, score
+from harness.report.weights_audit import WeightsRow, audit_weights
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class Number:
     where: str
     floor: str
     by_seed: list[str]
+    band: NoiseBand | None
 
 
 @dataclass(frozen=True)
@@ -47,14 +52,15 @@ class Failure:
 
 @dataclass(frozen=True)
 class PairView:
-    """One pair with its renders; `gallery` is None where `gallery_remark` says why."""
+    """One pair with its renders; `films` is empty where `film_remark` says why."""
 
     row: Row
     reference: dict[int, RenderRecord]
     candidate: dict[int, RenderRecord]
-    gallery: Gallery | None
-    gallery_remark: str | None
+    films: list[Film]
+    film_remark: str
     differences: list[Difference]
+    weights: list[WeightsRow]
 
     @property
     def case(self) -> dict[str, Any] | None:
@@ -73,12 +79,19 @@ class PairView:
         ]
 
     @cached_property
+    def chain(self) -> list[Link]:
+        """The chain of evidence."""
+        return read_chain(self.row.pair)
+
+    @cached_property
     def numbers(self) -> list[Number]:
         """Final latents first, then every metric; none where nothing was compared."""
         pair = self.row.pair
         if not pair.distances and not pair.scores:
             return []
         by_seed = {d.seed: d.latents_rel_l2 for d in pair.distances}
+        healthy = [*pair.floor, *(d for member in pair.ensemble.values() for d in member)]
+        band = [d.latents_rel_l2 for d in healthy if d.latents_rel_l2 is not None]
         latents = Number(
             title="final latents",
             unit="relative L2",
@@ -87,12 +100,15 @@ class PairView:
             where=_first_difference(pair.distances),
             floor=self.row.latents.floor,
             by_seed=[magnitude(by_seed.get(seed)) for seed in pair.seeds],
+            band=draw_band(list(by_seed.values()), None, band),
         )
         return [latents, *(self._number(reading) for reading in self.row.metrics.values())]
 
     def _number(self, reading: MetricReading) -> Number:
         cell = self.row.metric(reading.name)
         worst = reading.worst
+        values = [r.value for r in reading.by_seed.values() if isinstance(r, Score)]
+        higher_is_worse = worst is None or not worst.spec.higher_is_better
         return Number(
             title=reading.title,
             unit="" if worst is None or worst.unit == "1" else worst.unit.replace("_", " "),
@@ -101,53 +117,96 @@ class PairView:
             where=ABSENT if worst is None else _place(worst),
             floor=cell.floor,
             by_seed=[_seed_value(reading.by_seed.get(seed)) for seed in self.row.pair.seeds],
+            band=draw_band(values, None, reading.band, higher_is_worse=higher_is_worse),
         )
 
-    @cached_property
-    def curves(self) -> list[dict[str, Any]]:
-        """What the chart of divergence draws, as JSON values."""
-        return [asdict(curve) for curve in curves(self.row.pair)]
+    @property
+    def step_remark(self) -> str:
+        """What the chart by step cannot show, or why there is none."""
+        return step_remark(self.row.pair)
 
     @property
     def per_step(self) -> list[list[str]]:
-        """The chart's values as a table: a row for each step, a column for each curve."""
+        """The chart by step as a table: a row for each step, a column for each curve."""
         every = [*self.row.pair.distances, *self.row.pair.floor]
         columns = (d.per_step_rel_l2 for d in every)
         return [list(map(magnitude, values)) for values in zip_longest(*columns)]
+
+    @property
+    def shares(self) -> list[ShareBar]:
+        """The components' shares of the gap."""
+        return share_bars(self.row.pair.shares)
 
     @property
     def costs(self) -> list[Cost]:
         """What both sides cost, as far as renders recorded it."""
         return self.row.costs.rows if self.row.costs else []
 
+    @cached_property
+    def data(self) -> dict[str, Any]:
+        """What the page's scripts draw and play, as JSON values; no number in it is not finite."""
+        pair = self.row.pair
+        return {
+            "films": [asdict(film) for film in self.films],
+            "steps": [asdict(curve) for curve in step_curves(pair)],
+            "frames": [
+                asdict(chart) for chart in frame_charts(self.row.metrics.values(), self.films)
+            ],
+            "blocks": block_chart(pair.blocks) if pair.blocks else None,
+        }
+
     @property
-    def chart_remark(self) -> str:
-        """What the chart cannot show, or why there is none."""
-        return chart_remark(self.row.pair)
+    def has_charts(self) -> bool:
+        """Whether the page needs the chart library."""
+        return bool(self.data["steps"] or self.data["frames"] or self.data["blocks"])
 
 
-def view_pair(row: Row, files: RunFiles, painter: Painter) -> PairView:
-    """Gather one pair from the store and paint its frames."""
+def view_pair(row: Row, files: RunFiles, projector: Projector) -> PairView:
+    """Gather one pair from the store and write its frames."""
     reference = files.renders.of(row.pair, "reference")
     candidate = files.renders.of(row.pair, "candidate")
     shared = [s for s in row.pair.seeds if s in reference and s in candidate]
-    finished = [s for s in shared if reference[s].status == candidate[s].status == "ok"]
-    gallery, remark = (
-        None,
-        "No seed has finished renders on both sides, so there is nothing to see.",
-    )
-    if finished:
-        seed = _worst_seed(finished, row.pair.distances)
-        try:
-            gallery = painter.gallery(row.anchor, seed, reference[seed], candidate[seed])
-            remark = None
-        except StoreError as error:
-            remark = f"The frames cannot be shown: {error}"
+    films, remark = _films(row, reference, candidate, projector)
     differences: list[Difference] = []
+    weights: list[WeightsRow] = []
     if shared:
         a, b = reference[shared[0]], candidate[shared[0]]
-        differences = find_differences(a, b, files.renders.pipelines(a, b))
-    return PairView(row, reference, candidate, gallery, remark, differences)
+        pipelines = files.renders.pipelines(a, b)
+        differences = find_differences(a, b, pipelines)
+        weights = audit_weights(*pipelines) if pipelines else []
+    return PairView(row, reference, candidate, films, remark, differences, weights)
+
+
+def _films(
+    row: Row,
+    reference: dict[int, RenderRecord],
+    candidate: dict[int, RenderRecord],
+    projector: Projector,
+) -> tuple[list[Film], str]:
+    """The seeds to show, the worst first, and what is not shown and why."""
+    finished = [
+        seed
+        for seed in row.pair.seeds
+        if (a := reference.get(seed))
+        and (b := candidate.get(seed))
+        and a.status == b.status == "ok"
+    ]
+    if not finished:
+        return [], "No seed has finished renders on both sides, so there is nothing to play."
+    worst = _worst_seed(finished, row.pair.distances)
+    frames = reference[worst].frames
+    size = frames.frames * frames.height * frames.width if frames else 0
+    shown = seeds_to_show(finished, worst, size)
+    remark = ""
+    if left_out := len(finished) - len(shown):
+        remark = (
+            f"{left_out} of {len(finished)} seeds are not on this page, because their frames are"
+            " large; the worst seed is. The store has them all, without loss."
+        )
+    try:
+        return [projector.film(s, reference[s], candidate[s]) for s in shown], remark
+    except StoreError as error:
+        return [], f"The frames cannot be shown: {error}"
 
 
 def _worst_seed(seeds: list[int], distances: list[SeedDistances]) -> int:

@@ -19,12 +19,18 @@ class Renders:
 
     def __init__(self, store_root: Path) -> None:
         self._store = Store(store_root)
+        self._records: dict[str, RenderRecord | None] = {}
 
     def record(self, key: str) -> RenderRecord | None:
         """The render `key`, finished or failed; None where the store has none.
 
         Raises: StoreError, when its record is damaged or `key` is not one of the store's keys.
         """
+        if key not in self._records:
+            self._records[key] = self._read(key)
+        return self._records[key]
+
+    def _read(self, key: str) -> RenderRecord | None:
         path = self.folder(key) / "record.json"
         if not path.is_file():
             return None
@@ -66,10 +72,33 @@ class Renders:
         keys = self._checked(reference.pipeline_key), self._checked(candidate.pipeline_key)
         return self._store.pipeline(keys[0]), self._store.pipeline(keys[1])
 
+    def sides(self, pair: PairResult) -> tuple[list[RenderRecord], list[RenderRecord]]:
+        """The renders of reference and candidate, as far as the store has them."""
+        return (
+            list(self.of(pair, "reference").values()),
+            list(self.of(pair, "candidate").values()),
+        )
+
     def costs(self, pair: PairResult) -> PairCosts:
         """Time and memory of both sides."""
-        sides = [list(self.of(pair, role).values()) for role in ("reference", "candidate")]
-        return compare_costs(*sides)
+        return compare_costs(*self.sides(pair))
+
+
+def read_result(folder: Path) -> RunResult:
+    """The result in a run folder. Raises: StoreError, when `verdict.json` is missing or damaged."""
+    path = folder / "verdict.json"
+    try:
+        return RunResult.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise StoreError(
+            f"{path} cannot be read ({error.strerror}); give a run folder, such as results/latest"
+        ) from error
+    except ValidationError as error:
+        raise StoreError(
+            f"{path} is not a run of this version: {error.error_count()} fields do not fit,"
+            f" first {'.'.join(str(part) for part in error.errors()[0]['loc'])}; run the same"
+            " command again"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -83,21 +112,7 @@ class RunFiles:
     @staticmethod
     def open(folder: Path, store_root: Path) -> RunFiles:
         """Read `verdict.json`. Raises: StoreError, when it is missing or damaged."""
-        path = folder / "verdict.json"
-        try:
-            result = RunResult.model_validate_json(path.read_bytes())
-        except OSError as error:
-            raise StoreError(
-                f"{path} cannot be read ({error.strerror}); give a run folder, such as"
-                " results/latest"
-            ) from error
-        except ValidationError as error:
-            raise StoreError(
-                f"{path} is not a run of this version: {error.error_count()} fields do not fit,"
-                f" first {'.'.join(str(part) for part in error.errors()[0]['loc'])}; run the same"
-                " command again"
-            ) from error
-        return RunFiles(folder, result, Renders(store_root))
+        return RunFiles(folder, read_result(folder), Renders(store_root))
 
     @cached_property
     def costs(self) -> list[PairCosts]:

@@ -21,11 +21,18 @@ _TITLES = {
 
 @dataclass(frozen=True)
 class MetricReading:
-    """One metric of a pair: a result for each seed, and those of the reference's own rerun."""
+    """One metric of a pair: a result for each seed, those of the reference's own rerun, and those of
+    its healthy members."""
 
     name: str
     by_seed: dict[int, Score | Unscored]
     floor: list[Score | Unscored]
+    ensemble: list[Score | Unscored]
+
+    @property
+    def band(self) -> list[float]:
+        """The values of the reruns and of the healthy members: the noise band."""
+        return [r.value for r in (*self.floor, *self.ensemble) if isinstance(r, Score)]
 
     @property
     def title(self) -> str:
@@ -67,13 +74,18 @@ def _read(name: str, pair: PairResult) -> MetricReading:
     try:
         results = [result_from_jsonable(result) for result in pair.scores[name]]
         floor = [result_from_jsonable(result) for result in pair.floor_scores.get(name, [])]
+        ensemble = [
+            result_from_jsonable(result)
+            for scores in pair.ensemble_scores.values()
+            for result in scores.get(name, [])
+        ]
         by_seed = dict(zip(pair.seeds, results, strict=True))
     except ValueError as error:
         raise StoreError(
             f"the results of metric {name!r} for {pair.candidate!r} are not those of this version,"
             " one for each seed; run the same command again"
         ) from error
-    return MetricReading(name, by_seed, floor)
+    return MetricReading(name, by_seed, floor, ensemble)
 
 
 def _worst(results: Iterable[Score | Unscored]) -> Score | None:

@@ -24,6 +24,7 @@ from harness.records import (
     Finding,
     Frames,
     PairResult,
+    PipelineRecord,
     RenderRecord,
     RunResult,
     SeedDistances,
@@ -86,10 +87,12 @@ def lpips_missing() -> dict[str, Any]:
 class Synthetic:
     """Builds one run folder and the store that it points into."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, name: str = "2026-01-02_demo") -> None:
         self.store = Store(root / "store")
-        self.folder = root / "runs" / "2026-01-02_demo"
+        self.folder = root / "runs" / name
         self.folder.mkdir(parents=True)
+        self.created = "2026-01-02T03:04:05+00:00"
+        self.commit: str | None = None
         self.pairs: list[PairResult] = []
 
     def render(
@@ -106,6 +109,8 @@ class Synthetic:
         message: str | None = None,
         model: str = "micro-5b",
         non_finite: int = 0,
+        pipeline: PipelineRecord | None = None,
+        preview: bool = False,
     ) -> str:
         """Put one render into the store and return its key."""
         video_id = "" if frames is None else frames_sha256(frames)
@@ -125,6 +130,7 @@ class Synthetic:
             repeat=0,
             share=["noise"],
             inputs_key=None,
+            pipeline_key=None if pipeline is None else self.store.add_pipeline(pipeline),
             status=status,
             message=message,
             render_s=render_s if status == "ok" else None,
@@ -147,7 +153,8 @@ class Synthetic:
             (folder / "record.json").write_text(record.model_dump_json())
             if frames is not None:
                 write_lossless(folder / "frames.mkv", frames, FPS)
-                write_preview(folder / "preview.mp4", frames, FPS)
+                if preview:
+                    write_preview(folder / "preview.mp4", frames, FPS)
         return key
 
     def pair(
@@ -167,8 +174,9 @@ class Synthetic:
         floor_scores: dict[str, list[dict[str, Any]]] | None = None,
         reasons: Sequence[str] = (),
         findings: Sequence[Finding] = (),
+        **chain: Any,
     ) -> PairResult:
-        """Add a pair to the run."""
+        """Add a pair to the run; `chain` are its summary, evidence, shares and blocks."""
         pair = PairResult(
             case=case,
             model=model,
@@ -185,6 +193,7 @@ class Synthetic:
             floor_scores=floor_scores or {},
             renders=renders or {},
             cost_guided_calls=2 * STEPS,
+            **chain,
         )
         self.pairs.append(pair)
         return pair
@@ -193,7 +202,8 @@ class Synthetic:
         """The run so far."""
         return RunResult(
             run=self.folder.name,
-            created="2026-01-02T03:04:05+00:00",
+            created=self.created,
+            commit=self.commit,
             command=["parity", "run", "experiment=demo"],
             config={"experiment": "demo"},
             pairs=self.pairs,
