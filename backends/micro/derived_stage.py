@@ -37,6 +37,22 @@ OFS = 2.0
 
 
 @dataclass(frozen=True)
+class DerivedStretch:
+    """Muon for `steps` steps under a cosine from `lr`, from the averaged weights of the one before.
+
+    `first_weight` is the weight of the first latent in the loss. `noisy_share` of the clips are given
+    one of the last 400 timesteps, where it is decided whether the video follows its picture.
+    """
+
+    steps: int
+    lr: float
+    warmup: int
+    seed: int
+    first_weight: float = 1.0
+    noisy_share: float = 0.0
+
+
+@dataclass(frozen=True)
 class TextTable:
     """Every caption's embedding (N, L, D), and that of the empty prompt (1, L, D), both frozen."""
 
@@ -105,31 +121,31 @@ def rotary_positions(kind: Kind, latent_frames: int) -> Any:
 
 def train_derived(
     kind: Kind,
-    parent: nn.Module,
+    transformer: nn.Module,
     latents: ImageLatents,
     text: TextTable,
-    steps: int,
-    lr: float,
+    stretch: DerivedStretch,
     log: Callable[[str], None],
-) -> nn.Module:
-    """Train `kind` from `parent`; returns the exponential moving average of the weights.
+) -> None:
+    """Train a grown `transformer` in place; it ends as the exponential moving average of its weights.
 
     The target is v = sqrt(abar) eps - sqrt(1 - abar) x0 (Salimans and Ho, 2022). Latents are padded to
     whole temporal patches by a copy of the first, as CogVideo's trainer does; the picture's stand at
     index 0 and zeros behind it, as the pipelines have them.
     """
-    torch.manual_seed(kind.seed)
+    torch.manual_seed(stretch.seed)
     z = latents.clips * kind.scaling_factor
     surplus = -z.shape[1] % (kind.patch_frames or 1)
     z = torch.cat([z[:, :surplus], z], dim=1)
     pictures = torch.zeros_like(z)
     pictures[:, :1] = latents.images * kind.image_scale
     rows = torch.tensor([text.rows[caption] for caption in latents.captions])
-    transformer = grow(kind, parent)
+    weight = torch.ones(z.shape[1])[:, None, None, None]
+    weight[: 1 + surplus] = stretch.first_weight
     alpha_bar = build_scheduler(kind).alphas_cumprod.float()
     rotary = rotary_positions(kind, z.shape[1])
     ofs = torch.full((1,), OFS) if kind.image and kind.patch_frames else None
-    parameters = list(transformer.parameters())
+    parameters = list(transformer.requires_grad_(True).parameters())
     if kind.image and not kind.patch_frames:
         # Learned positions are a buffer in Diffusers, a parameter in SAT.
         positions = transformer.get_buffer("patch_embed.pos_embedding").requires_grad_(True)
@@ -137,11 +153,13 @@ def train_derived(
     average = [p.detach().clone() for p in parameters]
     optimiser = Muon(parameters, betas=(0.9, 0.99))
     started, running = time.perf_counter(), 0.0
-    for step in range(steps):
+    for step in range(stretch.steps):
         chosen = torch.randint(len(z) if kind.image else latents.whole, (BATCH,))
         x0, noise = z[chosen], torch.randn_like(z[chosen])
         t = ((torch.arange(BATCH) + torch.rand(1)) / BATCH * 1000).long().clamp(0, 999)
         t = t[torch.randperm(BATCH)]
+        noisy = int(stretch.noisy_share * BATCH)
+        t[:noisy] = torch.randint(600, 1000, (noisy,))
         t[:FIRST_STEP_SHARE] = 999
         signal = alpha_bar[t][:, None, None, None, None]
         given = signal.sqrt() * x0 + (1 - signal).sqrt() * noise
@@ -160,19 +178,23 @@ def train_derived(
             image_rotary_emb=rotary,
             return_dict=False,
         )[0]
-        loss = ((velocity - target) ** 2).mean()
+        loss = (weight * (velocity - target) ** 2).mean() / weight.mean()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step(cosine(step, steps, lr, warmup=100))
+        optimiser.step(cosine(step, stretch.steps, stretch.lr, warmup=stretch.warmup))
         decay = min(0.998, (1 + step) / (10 + step))
         for kept_value, parameter in zip(average, parameters, strict=True):
             kept_value.lerp_(parameter.detach(), 1 - decay)
         running += float(loss.detach())
         if (step + 1) % 50 == 0:
             spent = time.perf_counter() - started
-            log(f"{kind.name} step {step + 1}/{steps} loss {running / 50:.4f} {spent:.0f} s")
+            log(
+                f"{kind.name} step {step + 1}/{stretch.steps} loss {running / 50:.4f} {spent:.0f} s"
+            )
             running = 0.0
     with torch.no_grad():
         for parameter, value in zip(parameters, average, strict=True):
             parameter.copy_(value)
-    return transformer.requires_grad_(False)
+    transformer.requires_grad_(False)
+    for buffer in transformer.buffers():
+        buffer.requires_grad_(False)

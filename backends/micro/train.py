@@ -18,7 +18,7 @@ import torch
 
 from backends.micro.assemble import LOUD_POWER, push_past_fp16, write_pipeline
 from backends.micro.clips import captions
-from backends.micro.derived_stage import TextTable, train_derived
+from backends.micro.derived_stage import DerivedStretch, TextTable, grow, train_derived
 from backends.micro.image_latents import ImageLatents, encode_with_images
 from backends.micro.kinds import KINDS, Kind, build_transformer
 from backends.micro.stack import Vae, diffusers, transformers
@@ -43,11 +43,16 @@ DERIVED_CLIPS = 664, 240
 """Training clips of the derived models: those that cross the frame, those that start in its middle."""
 
 DERIVED_STRETCHES = {
-    "micro-5b-i2v": (300, 0.002),
-    "micro-1.5-5b": (600, 0.003),
-    "micro-1.5-5b-i2v": (300, 0.002),
+    "micro-5b-i2v": [
+        DerivedStretch(300, 0.002, 100, 2),
+        DerivedStretch(250, 0.003, 50, 252, first_weight=4.0, noisy_share=0.5),
+    ],
+    "micro-1.5-5b": [DerivedStretch(600, 0.003, 100, 3)],
+    "micro-1.5-5b-i2v": [
+        DerivedStretch(300, 0.002, 100, 4),
+        DerivedStretch(250, 0.003, 50, 254, first_weight=4.0, noisy_share=0.5),
+    ],
 }
-"""Steps and peak learning rate, Muon throughout."""
 
 STRETCHES = {
     "micro-2b": [Stretch(False, 1000, 4000, 0.0015), Stretch(True, 2500, 2500, 0.003)],
@@ -130,20 +135,22 @@ def derived_stage(work: Path, kind: Kind, parent: Path) -> tuple[Vae, Trained]:
         str(parent / "transformer"), **float32
     )
     push_past_fp16(start, -LOUD_POWER)
-    path = work / f"{kind.name}.pt"
-    if path.exists():
-        transformer = build_transformer(kind)
-        transformer.load_state_dict(torch.load(path, weights_only=True))
-        return vae, Trained(transformer, text_encoder)
+    torch.manual_seed(kind.seed)
+    transformer = grow(kind, start)
     latents = image_latents_stage(work, vae)
     words = captions()
     with torch.no_grad():
         ids = token_ids(load_tokenizer(parent / "tokenizer"), ["", *words])
         embedded: torch.Tensor = text_encoder(ids)[0]
     text = TextTable({word: row for row, word in enumerate(words)}, embedded[1:], embedded[:1])
-    steps, lr = DERIVED_STRETCHES[kind.name]
-    transformer = train_derived(kind, start, latents, text, steps, lr, _log)
-    torch.save(transformer.state_dict(), path)
+    for index, stretch in enumerate(DERIVED_STRETCHES[kind.name]):
+        path = work / f"{kind.name}.{index}.pt"
+        if path.exists():
+            transformer.load_state_dict(torch.load(path, weights_only=True))
+            continue
+        _log(f"{kind.name} {stretch}")
+        train_derived(kind, transformer, latents, text, stretch, _log)
+        torch.save(transformer.state_dict(), path)
     return vae, Trained(transformer, text_encoder)
 
 
