@@ -21,6 +21,7 @@ from backends.noise import NoiseTape
 from backends.sat.picture import load_picture
 
 
+@pytest.mark.parametrize("sampler", ["ddim", "dpm"])
 def test_stages_reproduce_the_native_run(kind: str, sat: Any, make_case: Any, sampler: str) -> None:
     what = make_case(kind, sampler=sampler, dynamic_guidance=sampler == "dpm")
     by_loop = native(sat, what)

@@ -155,10 +155,10 @@ def _engine(upstream: Upstream, folder: Path, case: Case) -> Any:
     parts, _ = find_parts(folder)
     model: Any = OmegaConf.load(parts.config).model
     model.network_config.params.transformer_args.checkpoint_activations = False
-    model.conditioner_config.params.emb_models[0].params |= {
-        "model_dir": str(parts.text), "device": "cpu",
-    }  # fmt: skip
-    model.first_stage_config.params |= {"ckpt_path": str(parts.vae), "cp_size": 0}
+    text = model.conditioner_config.params.emb_models[0].params
+    text.model_dir, text.device = str(parts.text), "cpu"
+    first_stage = model.first_stage_config.params
+    first_stage.ckpt_path, first_stage.cp_size = str(parts.vae), 0
     model.sampler_config.params.device = "cpu"
     model.sampler_config.params.num_steps = case.steps
     model.sampler_config.params.guider_config.params.num_steps = case.steps
