@@ -26,6 +26,9 @@ _VERBS = {
     "convert": "convert a checkpoint between SAT and Diffusers",
     "doctor": "say what works on this machine, and how to mend the rest",
     "ls": "list the renders in the store",
+    "verify": "check every byte in the store",
+    "gc": "remove from the store what nothing needs",
+    "export": "write renders and scores as Parquet tables",
 }
 
 _HELP = """\

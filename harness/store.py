@@ -114,16 +114,24 @@ class Store:
         self._checked[folder] = seen
         return True
 
-    def _quarantine(self, folder: Path, kind: str, key: str, reason: str) -> None:
+    def check_pipeline(self, key: str) -> bool:
+        """Whether the identity `key` is undamaged; if not, it is moved away and reported."""
+        reason = self.pipeline_damage(key)
+        if reason is not None:
+            path = self.folder("pipelines", key).with_suffix(".json")
+            self._quarantine(path, "pipelines", key, reason)
+        return reason is None
+
+    def _quarantine(self, what: Path, kind: str, key: str, reason: str) -> None:
         place = self.root / "quarantine" / f"{kind}-{key}-{secrets.token_hex(2)}"
         with explained_writing(place):
             place.parent.mkdir(exist_ok=True)
             try:
-                folder.rename(place)
+                what.rename(place)
             except FileNotFoundError:
                 return  # another process found it first
             place.with_suffix(".txt").write_text(f"{reason}\n")
-        self._warn(f"damage in {folder}: {reason}. It was moved to {place}; a run makes it again")
+        self._warn(f"damage in {what}: {reason}. It was moved to {place}; a run makes it again")
 
     def _read(self, path: Path) -> RenderRecord:
         try:

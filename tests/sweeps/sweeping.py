@@ -18,27 +18,38 @@ MEASURED = ("created", "open_s", "render_s", "peak_gib")
 """What a record says of the clock and the machine's load; all else must be equal bit for bit."""
 
 
-def environment() -> dict[str, str]:
-    """The present one, in which the fake backend is installed, with one thread."""
-    paths = os.pathsep.join([str(ROOT), str(FAKE)])
-    return dict(os.environ, PYTHONPATH=paths, OMP_NUM_THREADS="1", COLUMNS="200")
+def environment(root: Path, delay_s: float = 0.0) -> dict[str, str]:
+    """The present one, in which the fake backend is installed and writes to `root/log`."""
+    root.mkdir(exist_ok=True)
+    return dict(
+        os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), str(FAKE)]), OMP_NUM_THREADS="1",
+        PARITY_FAKE_LOG=str(root / "log"), PARITY_FAKE_DELAY_S=str(delay_s),
+    )  # fmt: skip
 
 
-def command(root: Path, *settings: str, verb: str = "render") -> list[str]:
-    """A sweep over three variants; the store and all else lie below `root`."""
+def command(root: Path, *settings: str) -> list[str]:
+    """A sweep over two variants; the store and all else lie below `root`."""
     return [
-        sys.executable, "-m", "harness", verb, "-m", "--config-dir", str(FAKE / "conf"),
-        "case=[instant]", "reference=fake", "candidate=[fake_a],[fake_b],[fake_c]",
+        sys.executable, "-m", "harness", "render", "-m", "--config-dir", str(FAKE / "conf"),
+        "case=[instant]", "reference=fake", "candidate=[fake_a],[fake_b]",
+        "judge.rerun=false",
         f"store={root}/store", f"results={root}/results", *settings,
     ]  # fmt: skip
 
 
-def sweep(root: Path, *settings: str, verb: str = "render") -> subprocess.CompletedProcess[str]:
-    """Run it to its end."""
-    return subprocess.run(
-        command(root, *settings, verb=verb), env=environment(), cwd=ROOT, text=True,
-        capture_output=True, check=False,
+def start(root: Path, *settings: str, delay_s: float = 0.0) -> subprocess.Popen[str]:
+    """Start it, in the background."""
+    return subprocess.Popen(
+        command(root, *settings), env=environment(root, delay_s), cwd=ROOT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
+
+
+def sweep(root: Path, *settings: str) -> tuple[int, str]:
+    """Run it to its end; return its exit code and what it said."""
+    process = start(root, *settings)
+    out, err = process.communicate()
+    return process.returncode, out + err
 
 
 def content(root: Path) -> dict[str, str]:
@@ -59,5 +70,5 @@ def content(root: Path) -> dict[str, str]:
 
 
 def noted(log: Path) -> Counter[str]:
-    """How often each thing was opened or rendered, by whichever process."""
+    """How often each thing was opened or rendered to its end, by whichever process."""
     return Counter(line.partition(" ")[2] for line in log.read_text().splitlines())

@@ -1,7 +1,7 @@
 """A backend that renders in milliseconds, for tests of sweeps: every value follows from the tape.
 
-Its options: `delay_s` sleeps at every step, `log` names a file that gets one line for every opening
-and every render, whichever process does it.
+The environment says what no render depends on: PARITY_FAKE_DELAY_S is slept at every step, and the
+file PARITY_FAKE_LOG gets one line for every opening and every render, whichever process does it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class _Pipeline:
         self._note(f"open {model} {options.get('flavour', 0)}")
 
     def _note(self, line: str) -> None:
-        if log := self._options.get("log"):
+        if log := os.environ.get("PARITY_FAKE_LOG"):
             with Path(log).open("a") as stream:
                 stream.write(f"{os.getppid()} {line}\n")
 
@@ -56,7 +56,7 @@ class _Pipeline:
         with tape.stage("initial", 0, 1, 1, SHAPE):
             latents = torch.from_numpy(tape.draw(SHAPE)) + run.text.mean() / 100 + flavour
         for step, timestep in enumerate(run.schedule.timesteps):
-            time.sleep(self._options.get("delay_s", 0))
+            time.sleep(float(os.environ.get("PARITY_FAKE_DELAY_S", "0")))
             velocity = latents * 0.5
             result = latents - 0.1 * velocity
             observe(step, timestep, latents, Prediction(velocity, velocity, 1.0), result)
