@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from forked import kill_often
 from sweeping import command, content, environment, noted, start, sweep
 
 from harness.cli import main
@@ -83,6 +84,13 @@ def test_what_is_ended_at_any_moment_is_resumed_to_the_bit(
     else:
         assert main(["gc", "--store", str(tmp_path / "store")]) == 0
         _nothing_left_behind(tmp_path)
+
+
+def test_kills_at_random_moments_leave_no_trace_in_the_store(tmp_path: Path) -> None:
+    """Ten moments; `make bench` takes fifty and keeps its log."""
+    lines = list(kill_often(tmp_path, 10, 2, random.Random(6)))
+    assert sum("killed" in line for line in lines) >= 10
+    assert "equal to the undisturbed store" in lines[-1]
 
 
 def test_two_sweeps_at_once_make_every_render_once(
