@@ -6,6 +6,7 @@ import os
 import platform
 import resource
 import sys
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -34,16 +35,31 @@ def _cpu_model() -> str:
     )
 
 
-def _gpus() -> list[str]:
-    """NVIDIA devices that the driver lists and this process may see; none elsewhere."""
+@dataclass(frozen=True)
+class Gpu:
+    """An NVIDIA device: what CUDA_VISIBLE_DEVICES calls it, and its model."""
+
+    name: str
+    model: str
+
+
+def gpus(driver: Path = Path("/proc/driver/nvidia/gpus")) -> list[Gpu]:
+    """The NVIDIA devices that this process may use, in the order in which CUDA numbers them.
+
+    An entry of CUDA_VISIBLE_DEVICES that the driver does not list is taken for the first model.
+    """
+    listed: list[Gpu] = []
+    for path in sorted(driver.glob("*/information")):
+        lines = dict(line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)
+        facts = {key.strip(): value.strip() for key, value in lines.items()}
+        listed.append(Gpu(facts.get("GPU UUID", str(len(listed))), facts.get("Model", "unknown")))
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible == "":
-        return []
-    names: list[str] = []
-    for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
-        model = [line for line in path.read_text().splitlines() if line.startswith("Model:")]
-        names += [model[0].split(":", 1)[1].strip()] if model else []
-    return names
+    if visible is None or not listed:
+        return listed
+    by_name = {str(number): gpu.model for number, gpu in enumerate(listed)}
+    by_name |= {gpu.name: gpu.model for gpu in listed}
+    names = [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
+    return [Gpu(name, by_name.get(name, listed[0].model)) for name in names]
 
 
 def describe() -> dict[str, str]:
@@ -55,7 +71,8 @@ def describe() -> dict[str, str]:
         except PackageNotFoundError:
             found[name] = "not installed"
     found["cpu"] = _cpu_model()
-    found["gpu"] = ", ".join(_gpus()) or "none"
+    # A worker computes on one device: the first, or one that is like it (`harness.devices`).
+    found["gpu"] = next((gpu.model for gpu in gpus()), "none")
     return found
 
 

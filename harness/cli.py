@@ -30,6 +30,9 @@ _VERBS = {
     "selftest": "plant faults, and measure what the verdict makes of them",
     "doctor": "say what works on this machine, and how to mend the rest",
     "ls": "list the renders in the store",
+    "verify": "check every byte in the store",
+    "gc": "remove from the store what nothing needs",
+    "export": "write renders and scores as Parquet tables",
 }
 
 _HELP = """\

@@ -95,9 +95,10 @@ def _explained(overrides: Sequence[str], folders: Sequence[Path]) -> Generator[N
 
 def _explain(message: str, overrides: Sequence[str], folders: Sequence[Path]) -> str:
     if found := re.search(r"Could not find 'hydra/launcher/([^']+)'", message):
+        package = found[1].partition("_")[0]
         return (
             f"there is no launcher {found[1]!r} here; launchers are packages of their own:"
-            f" pip install hydra-{found[1]}-launcher"
+            f" pip install hydra-{package}-launcher"
         )
     if found := re.search(r"Could not (?:find|load) '([^']+?)/([^']+)'", message):
         group, name = found.groups()

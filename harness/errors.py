@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import ClassVar
 
 EXIT_EQUIVALENT = 0
@@ -22,6 +26,29 @@ class ConfigError(ParityError):
 
 class StoreError(ParityError):
     """The run store cannot be read or written."""
+
+
+class DiskFullError(StoreError):
+    """No space is left for the store. Going on with other renders would only fail again."""
+
+    def __init__(self, what: object) -> None:
+        super().__init__(
+            f"no space left on the disk that holds {what}; nothing was left half-written. Free"
+            " space there, or point `store` at another folder, and run the same command again"
+        )
+
+
+@contextmanager
+def explained_writing(what: Path) -> Generator[None]:
+    """Turn an `OSError` while `what` is written into a `StoreError` that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise DiskFullError(what) from error
+        raise StoreError(
+            f"cannot write {what}: {error.strerror}; choose another `store`"
+        ) from error
 
 
 class WorkerError(ParityError):

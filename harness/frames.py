@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.errors import ParityError, StoreError
+from harness.errors import DiskFullError, ParityError, StoreError
 
 Uint8Frames = NDArray[np.uint8]
 """A video (T, H, W, 3), red first."""
@@ -89,6 +89,7 @@ def write_lossless(path: Path, frames: Uint8Frames, fps: int) -> None:
     shape = "x".join(str(edge) for edge in frames.shape[:3])
     seal = f"parity-frames {shape} {frames_sha256(frames)}"
     codec = ["-c:v", "ffv1", "-level", "3", "-g", "1", "-pix_fmt", "bgr0", "-f", "matroska"]
+    codec += ["-fflags", "+bitexact"]  # else FFmpeg writes a random identifier into every file
     _encode(path, frames, fps, [*codec, "-metadata", f"comment={seal}"])
 
 
@@ -157,6 +158,8 @@ def _encode(path: Path, frames: Uint8Frames, fps: int, options: Sequence[str]) -
     )
     if done.returncode != 0:
         path.unlink(missing_ok=True)
+        if b"No space left" in done.stderr:
+            raise DiskFullError(path)
         raise StoreError(
             f"cannot write {path}: {done.stderr.decode(errors='replace').strip()}; check that the"
             " folder exists and that its disk has space"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -14,20 +13,12 @@ from typing import Any
 from backends.base import Case, TraceOptions, Variant
 from backends.micro import MODELS, lora_path, media_path, model_path
 from harness.errors import ConfigError
+from harness.integrity import file_sha256
 from harness.records import SCHEMA_VERSION
 from harness.store import content_key
 
 PATH_OPTIONS = ("lora", "checkpoint", "config", "text_encoder")
 """Backend options whose value is a path, or a micro LoRA's name."""
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, read in pieces."""
-    total = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            total.update(block)
-    return total.hexdigest()
 
 
 @cache

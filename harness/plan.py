@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from backends.base import Case, TraceOptions, Variant
 from harness.config import RunConfig, VariantSpec
+from harness.store import content_key
 
 Role = Literal["reference", "rerun", "candidate", "member"]
 
@@ -19,6 +20,7 @@ class RenderJob:
     `share` names the factors that are taken from the reference's inputs (`backends.worker`); it is
     empty for the reference and its rerun. `repeat` counts a variant's renders in fresh processes.
     `member` is the healthy member (`backends.healthy`) that the reference is rendered as.
+    `source` is equal for jobs whose inputs come from the same reference and case.
     """
 
     role: Role
@@ -31,6 +33,7 @@ class RenderJob:
     share: tuple[str, ...]
     trace: TraceOptions
     member: str = "plain"
+    source: str = ""
 
     @property
     def exports(self) -> bool:
@@ -115,6 +118,7 @@ def _jobs(
             repeat=1 if role == "rerun" else 0,
             share=share,
             trace=_trace(replace(case, **(changed or {})), config.trace.full),
+            source=content_key({"case": asdict(case), "reference": config.reference.model_dump()}),
         )
         for model in models
         for case in config.cases

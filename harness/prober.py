@@ -121,11 +121,12 @@ class Prober:
     ) -> Answers:
         """The answers of `target` to `questions` about `case`; `given` are the tensors they name."""
         key = self._key(target, case, shared, questions, given)
-        folder = self._store.folder("probes", key)
-        if not (folder / "answers.json").is_file():
-            with self._store.staged("probes", key) as staged:
-                self._answer(target, case, shared, questions, given, staged)
-        return _read(folder)
+        self._store.ensure(
+            "probes",
+            key,
+            lambda staged: self._answer(target, case, shared, questions, given, staged),
+        )
+        return _read(self._store.folder("probes", key))
 
     def _key(
         self,

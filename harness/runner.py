@@ -1,6 +1,8 @@
 """Carry out a plan: one worker per variant, one open model at a time, one render per key.
 
 Whatever happens to a worker becomes a record. What the store already holds is not rendered again.
+What another process is rendering is passed over and looked at again later, so that any number of
+processes share the work; nobody waits for a lease while holding one.
 """
 
 from __future__ import annotations
@@ -15,16 +17,19 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
 
-from backends.base import RenderRequest
+from backends.base import RenderRequest, Variant
 from backends.environment import describe
-from harness import keys
+from harness.addresses import Address, Addresses
+from harness.board import Board
 from harness.connect import Connection, Connector, in_own_process
-from harness.errors import WorkerError
+from harness.errors import DiskFullError, WorkerError
 from harness.finish import keep_frames
 from harness.plan import Plan, RenderJob
 from harness.records import PipelineRecord, RenderRecord, Status
 from harness.store import Store
 from harness.worker_client import RemoteError
+
+_POLL_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,18 @@ class ExecutionSettings:
     connect: Connector = in_own_process
 
 
+@dataclass(frozen=True)
+class SweepShare:
+    """What a run knows of the sweep that it is part of: all its jobs, and when it began.
+
+    A render that failed since then is not tried again. `board` is told of every finished render.
+    """
+
+    since: str
+    jobs: tuple[RenderJob, ...] = ()
+    board: Board | None = None
+
+
 class ProgressSink(Protocol):
     """What the runner tells about its progress."""
 
@@ -48,42 +65,70 @@ class ProgressSink(Protocol):
     def render_finished(self, label: str, status: str, seconds: float) -> None: ...
 
 
+def now() -> str:
+    """The time as records state it."""
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+
+
+def lane_of(job: RenderJob) -> tuple[Variant, str | None, int | None, int]:
+    """Equal for jobs that one worker can serve."""
+    return job.variant, job.python, job.threads, job.repeat
+
+
 def render(
-    plan: Plan, store: Store, settings: ExecutionSettings, progress: ProgressSink
+    plan: Plan,
+    store: Store,
+    settings: ExecutionSettings,
+    progress: ProgressSink,
+    sweep: SweepShare | None = None,
 ) -> list[tuple[RenderJob, RenderRecord]]:
     """Render every job of `plan` that the store lacks; return all of them in the plan's order.
 
     The reference's jobs come first in a plan, because they export the inputs that the others share.
+    Jobs of the same sweep that need a model which is open for the plan's own are rendered while it
+    is, so that a sweep opens each model once per worker.
     """
-    shared: dict[str, str] = {}
-    results: list[tuple[RenderJob, RenderRecord]] = []
+    sweep = sweep or SweepShare(since=now())
+    common = _Common(store, settings, Addresses(store, settings.plugins), progress, sweep)
+    done: dict[int, RenderRecord] = {}
     progress.start(len(plan.jobs))
-    for _, group in groupby(plan.jobs, key=lambda job: (job.variant.name, job.repeat)):
-        jobs = list(group)
-        with _Lane(jobs, store, settings, shared) as lane:
-            for job in jobs:
-                label = f"{job.case.name} | {job.label} | seed {job.seed}"
-                progress.render_started(label)
-                started = time.perf_counter()
-                record, fresh = lane.carry_out(job)
-                status = record.status if fresh else f"{record.status}, from the store"
-                progress.render_finished(label, status, time.perf_counter() - started)
-                results.append((job, record))
-    return results
+    while pending := [at for at in range(len(plan.jobs)) if at not in done]:
+        before = len(done)
+        for _, group in groupby(pending, key=lambda at: lane_of(plan.jobs[at])):
+            lane_jobs = list(group)
+            with _Lane(plan.jobs[lane_jobs[0]], common) as lane:
+                for at in lane_jobs:
+                    awaited = any(
+                        other.exports and other.source == plan.jobs[at].source and index not in done
+                        for index, other in enumerate(plan.jobs)
+                    )
+                    record = lane.carry_out(plan.jobs[at], awaited)
+                    if record is not None:
+                        done[at] = record
+                lane.carry_out_beside(sweep.jobs)
+        if len(done) == before:
+            progress.render_started(f"waiting for {len(pending)} renders of other processes")
+            time.sleep(_POLL_S)
+    return [(job, done[at]) for at, job in enumerate(plan.jobs)]
+
+
+@dataclass(frozen=True)
+class _Common:
+    """What all lanes of one run have in common."""
+
+    store: Store
+    settings: ExecutionSettings
+    addresses: Addresses
+    progress: ProgressSink
+    sweep: SweepShare
 
 
 class _Lane:
     """The jobs of one variant, and the worker that serves them once one is needed."""
 
-    def __init__(
-        self,
-        jobs: Sequence[RenderJob],
-        store: Store,
-        settings: ExecutionSettings,
-        shared: dict[str, str],
-    ) -> None:
-        self._store, self._settings, self._shared = store, settings, shared
-        self._first = jobs[0]
+    def __init__(self, first: RenderJob, common: _Common) -> None:
+        self._first, self._common = first, common
+        self._store, self._settings = common.store, common.settings
         self._stack = ExitStack()
         self._worker: Connection | None = None
         self._environment: dict[str, str] | None = None
@@ -98,32 +143,68 @@ class _Lane:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def carry_out(self, job: RenderJob) -> tuple[RenderRecord, bool]:
-        """The record of `job`, and whether it was made now rather than found."""
+    def carry_out(self, job: RenderJob, awaited: bool) -> RenderRecord | None:
+        """The record of `job`; None while another process is at work on it or on its inputs.
+
+        `awaited`: the reference's inputs may still come from a job that is not done yet.
+        """
+        label = f"{job.case.name} | {job.label} | seed {job.seed}"
+        self._common.progress.render_started(label)
+        started = time.perf_counter()
+        outcome = self._outcome(job, awaited)
+        if outcome is None:
+            return None
+        record, fresh = outcome
+        if self._common.sweep.board is not None:
+            self._common.sweep.board.finished(record.key, fresh)
+        status = record.status if fresh else f"{record.status}, from the store"
+        self._common.progress.render_finished(label, status, time.perf_counter() - started)
+        return record
+
+    def carry_out_beside(self, jobs: Sequence[RenderJob]) -> None:
+        """Render those of `jobs` for which the right model is open and which nobody has tried."""
+        for job in jobs:
+            if lane_of(job) != lane_of(self._first) or self._environment is None:
+                continue
+            address = self._common.addresses.of(
+                job, self._environment
+            )  # a candidate may ask for it
+            if (
+                self._open_model == job.case.model
+                and not address.missing
+                and self._store.attempted(address.key) is None
+            ):
+                self.carry_out(job, awaited=True)
+
+    def _outcome(self, job: RenderJob, awaited: bool) -> tuple[RenderRecord, bool] | None:
         try:
             environment = self._describe()
         except (WorkerError, RemoteError) as error:
             # Without an environment there is no true key; the record stays out of the store.
             return _failed(_blank(job, "", {}), *_reason(error)), True
-        plugins = self._settings.plugins
-        own = keys.inputs_key(job.case, job.variant, environment, job.threads, plugins)
-        inputs = self._shared.get(job.case.name) if job.share else None
-        missing = job.share and (inputs is None or not self._store.inputs_path(inputs).is_file())
-        digest = None if missing or inputs is None else self._inputs_digest(inputs)
-        key = keys.render_key(
-            job.case, job.variant, environment, job.threads, plugins,
-            job.seed, job.repeat, job.share, digest, job.trace, job.member,
-        )  # fmt: skip
-        blank = _blank(job, key, environment)
-        if missing:
+        address = self._common.addresses.of(job, environment)
+        blank = _blank(job, address.key, environment)
+        if address.missing:
+            if awaited:
+                return None
             return _failed(blank, "not_run", "the reference gave no inputs to share", None), True
-        if job.exports:
-            self._shared[job.case.name] = own
-        found = self._store.find(key)
-        if found is not None and self._store.inputs_path(own).is_file():
-            return found, False
-        record = self._attempt(job, blank.model_copy(update={"inputs_key": inputs}), own)
-        return record, True
+        if (known := self._known(address)) is not None:
+            return known, False
+        with self._store.leases.attempt(address.key) as mine:
+            if not mine:
+                return None
+            if (known := self._known(address)) is not None:  # made a moment ago
+                return known, False
+            blank = blank.model_copy(update={"inputs_key": address.inputs})
+            return self._attempt(job, blank, address.own), True
+
+    def _known(self, address: Address) -> RenderRecord | None:
+        """The finished render, or an attempt that failed since this sweep began."""
+        found = self._store.find(address.key)
+        if found is not None:
+            return found if self._store.has_inputs(address.own) else None
+        failed = self._store.attempted(address.key)
+        return failed if failed is not None and failed.created >= self._common.sweep.since else None
 
     def _attempt(self, job: RenderJob, blank: RenderRecord, own: str) -> RenderRecord:
         model = job.case.model
@@ -131,12 +212,15 @@ class _Lane:
             try:
                 self._open(job)
                 self._export(job, own)
-                return self._render(job, blank, own)
+                # Where only the inputs were lost the render itself is there already.
+                return self._store.find(blank.key) or self._render(job, blank, own)
             except (RemoteError, WorkerError) as error:
+                if isinstance(error, RemoteError) and error.disk_full:
+                    raise DiskFullError(self._store.root) from error
                 failure = _reason(error)
                 if self._open_model != model:
                     self._failures[model] = failure  # do not load a model again to fail again
-                if isinstance(error, WorkerError):
+                if isinstance(error, WorkerError) or error.out_of_memory:
                     self._forget_worker()
         else:
             failure = self._failures[model]
@@ -146,7 +230,7 @@ class _Lane:
         return record
 
     def _forget_worker(self) -> None:
-        """After a crash or a time-out the next job gets a fresh process."""
+        """After a crash, a time-out or a full memory the next job gets a fresh process."""
         self._stack.close()
         self._worker = self._open_model = None
 
@@ -185,15 +269,16 @@ class _Lane:
         self._open_model = job.case.model
 
     def _export(self, job: RenderJob, key: str) -> None:
-        if self._store.inputs_path(key).is_file():
-            return
-        with self._store.staged("inputs", key) as folder:
-            self._start().call(
+        self._store.ensure(
+            "inputs",
+            key,
+            lambda folder: self._start().call(
                 "export",
                 self._settings.timeout_s,
                 case=asdict(job.case),
                 path=str(folder / "inputs.safetensors"),
-            )
+            ),
+        )
 
     def _render(self, job: RenderJob, blank: RenderRecord, own: str) -> RenderRecord:
         inputs = None if blank.inputs_key is None else self._store.inputs_path(blank.inputs_key)
@@ -227,10 +312,6 @@ class _Lane:
             (folder / "record.json").write_text(record.model_dump_json(indent=1))
         return record
 
-    def _inputs_digest(self, key: str) -> str:
-        path = self._store.inputs_path(key)
-        return keys.file_sha256(path) + keys.file_sha256(path.with_suffix(".json"))
-
 
 def _blank(job: RenderJob, key: str, environment: dict[str, str]) -> RenderRecord:
     return RenderRecord(
@@ -244,7 +325,7 @@ def _blank(job: RenderJob, key: str, environment: dict[str, str]) -> RenderRecor
         member=job.member,
         status="not_run",
         environment=environment,
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        created=now(),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Literal
 
 from harness.config import RunConfig
 from harness.connect import Connector, in_own_process
+from harness.devices import hold_one_gpu
 from harness.errors import (
     EXIT_DIFFERENT,
     EXIT_EQUIVALENT,
@@ -21,7 +22,7 @@ from harness.judging import Judging
 from harness.plan import make_plan
 from harness.provenance import current_commit
 from harness.records import EQUIVALENT, NOT_EQUIVALENT, PairResult, RunResult
-from harness.runner import ExecutionSettings, ProgressSink, render
+from harness.runner import ExecutionSettings, ProgressSink, SweepShare, render
 from harness.store import Store
 
 Until = Literal["render", "judge"]
@@ -49,18 +50,20 @@ def run(
     progress: ProgressSink,
     until: Until = "judge",
     connect: Connector = in_own_process,
+    sweep: SweepShare | None = None,
 ) -> tuple[Path, RunResult | None]:
     """Carry out a configuration; return the run folder and its result (None after `render`).
 
     Everything already in the store is reused. `verdict.json` appears whole or not at all, and
-    `results/latest` points at the newest run that has one. `connect` starts the workers. Raises
-    `ParityError`.
+    `results/latest` points at the newest run that has one. `connect` starts the workers. `sweep` is
+    there when this is one job of several. Raises `ParityError`.
     """
     plan = make_plan(config)
     store = Store(config.store)
     folder = _new_folder(config.results)
     settings = ExecutionSettings(config.timeout_s, tuple(plugins), folder, connect)
-    rendered = render(plan, store, settings, progress)
+    hold_one_gpu([job.variant.options for job in plan.jobs])
+    rendered = render(plan, store, settings, progress, sweep)
     if until == "render":
         return folder, None
     pairs = Judging(config, store, settings, progress, rendered).pairs()

@@ -1,13 +1,16 @@
 """The run store: renders, exported inputs and pipeline identities, addressed by content.
 
-    <root>/renders/<kk>/<key>/   record.json  frames.mkv  preview.mp4  trace.safetensors
-    <root>/inputs/<kk>/<key>/    inputs.safetensors  inputs.json
+    <root>/renders/<kk>/<key>/   record.json  frames.mkv  preview.mp4  trace.safetensors  SHA256SUMS
+    <root>/inputs/<kk>/<key>/    inputs.safetensors  inputs.json  SHA256SUMS
+    <root>/probes/<kk>/<key>/    answers.safetensors  answers.json  SHA256SUMS
     <root>/pipelines/<kk>/<key>.json
-    <root>/probes/<kk>/<key>/    answers.safetensors  answers.json
+    <root>/leases/               who is at work on what (`harness.lease`)
     <root>/staging/              unfinished work; nothing else ever looks there
+    <root>/quarantine/           what was found damaged, each with its reason
 
-A folder is filled in `staging` and then renamed into place, so it is either whole or absent. Two
-writers of one key write the same thing; the first rename wins.
+A folder is filled in `staging`, sealed with checksums, and renamed into place, so it is either whole
+or absent. Two writers of one key write the same thing; the first rename wins. A folder is checked
+against its sums whenever it is reused; a damaged one is moved away, reported, and made again.
 """
 
 from __future__ import annotations
@@ -15,17 +18,25 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import secrets
 import shutil
-import tempfile
-from collections.abc import Generator, Iterator, Mapping
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from harness.errors import StoreError
+from harness import integrity
+from harness.errors import StoreError, explained_writing
+from harness.lease import Leases
 from harness.records import PipelineRecord, RenderRecord
+
+KINDS = ("renders", "inputs", "probes")
+_POLL_S = 0.5
+_IN_THE_WAY = (errno.ENOTEMPTY, errno.EEXIST)
 
 
 def content_key(record: Mapping[str, Any]) -> str:
@@ -34,26 +45,19 @@ def content_key(record: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-@contextmanager
-def _explained(what: Path) -> Generator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise StoreError(
-                f"no space left on the disk that holds {what}; nothing was left half-written. Free"
-                " space there, or point `store` at another folder, and run the same command again"
-            ) from error
-        raise StoreError(
-            f"cannot write {what}: {error.strerror}; choose another `store`"
-        ) from error
+def _warn(message: str) -> None:
+    print(f"parity: warning: {message}", file=sys.stderr)
 
 
 class Store:
     """One folder of renders. Raises `StoreError` when it cannot be read or written."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, warn: Callable[[str], None] = _warn) -> None:
+        """`warn` is told of damage that was found and moved away."""
         self.root = root.resolve()
+        self.leases = Leases(self.root / "leases")
+        self._warn = warn
+        self._checked: dict[Path, integrity.Stamp] = {}
 
     def folder(self, kind: str, key: str) -> Path:
         """Where `key` of `kind` lies, or would lie."""
@@ -68,16 +72,70 @@ class Store:
         return self.folder("inputs", key) / "inputs.safetensors"
 
     def find(self, key: str) -> RenderRecord | None:
-        """The finished render `key`, or None. A failed attempt counts as absent."""
+        """The finished render `key`, or None. A failed attempt counts as absent.
+
+        Its files are checked against their sums; if one is damaged the render is moved to
+        `quarantine`, reported, and absent.
+        """
+        record = self.attempted(key)
+        if record is None or record.status != "ok":
+            return None
+        return record if self.whole("renders", key) else None
+
+    def attempted(self, key: str) -> RenderRecord | None:
+        """The render `key` as it ended last, finished or not; its files are not checked."""
         path = self.render_folder(key) / "record.json"
         if not path.is_file():
             return None
-        record = self._read(path)
-        return record if record.status == "ok" else None
+        try:
+            return self._read(path)
+        except StoreError:
+            if self.whole("renders", key):
+                raise  # as it was written, so by another version
+            return None
+
+    def has_inputs(self, key: str) -> bool:
+        """Whether the exported inputs `key` are here, every byte as it was written."""
+        return self.whole("inputs", key)
+
+    def whole(self, kind: str, key: str) -> bool:
+        """Whether `kind/key` is here and undamaged; if damaged, it is moved away and reported."""
+        folder = self.folder(kind, key)
+        try:
+            seen = integrity.stamp(folder)
+        except OSError:
+            return False
+        if self._checked.get(folder) == seen:
+            return True
+        reason = integrity.damage(folder)
+        if reason is not None:
+            self._quarantine(folder, kind, key, reason)
+            return False
+        self._checked[folder] = seen
+        return True
+
+    def check_pipeline(self, key: str) -> bool:
+        """Whether the identity `key` is undamaged; if not, it is moved away and reported."""
+        reason = self.pipeline_damage(key)
+        if reason is not None:
+            path = self.folder("pipelines", key).with_suffix(".json")
+            self._quarantine(path, "pipelines", key, reason)
+        return reason is None
+
+    def _quarantine(self, what: Path, kind: str, key: str, reason: str) -> None:
+        place = self.root / "quarantine" / f"{kind}-{key}-{secrets.token_hex(2)}"
+        with explained_writing(place):
+            place.parent.mkdir(exist_ok=True)
+            try:
+                what.rename(place)
+            except FileNotFoundError:
+                return  # another process found it first
+            place.with_suffix(".txt").write_text(f"{reason}\n")
+        self._warn(f"damage in {what}: {reason}. It was moved to {place}; a run makes it again")
 
     def _read(self, path: Path) -> RenderRecord:
         try:
-            return RenderRecord.model_validate_json(path.read_text())
+            return RenderRecord.model_validate_json(path.read_bytes())
         except (OSError, ValidationError) as error:
             raise StoreError(
                 f"{path} is not a render record of this version ({type(error).__name__}); delete"
@@ -89,36 +147,73 @@ class Store:
         for path in sorted(self.root.glob("renders/*/*/record.json")):
             yield self._read(path)
 
+    def folders(self, kind: str) -> Iterator[tuple[str, Path]]:
+        """Key and folder of everything of one kind, in order of key."""
+        for path in sorted(self.root.glob(f"{kind}/*/*")):
+            yield path.name, path
+
     @contextmanager
     def staged(self, kind: str, key: str) -> Generator[Path]:
         """Fill the yielded folder; it becomes `kind/key` on success and vanishes on failure.
 
-        An earlier failed attempt under the same key is replaced.
+        An earlier failed attempt under the same key is replaced; a whole result stays.
         """
         staging, target = self.root / "staging", self.folder(kind, key)
-        with _explained(self.root):
+        with explained_writing(self.root):
             staging.mkdir(parents=True, exist_ok=True)
             target.parent.mkdir(parents=True, exist_ok=True)
-            folder = Path(tempfile.mkdtemp(prefix=f"{key[:12]}-", dir=staging))
+            folder = staging / f"{key}-{secrets.token_hex(4)}"
+            folder.mkdir()
         try:
-            with _explained(folder):
+            with explained_writing(folder):
                 yield folder
-                if target.exists():
-                    shutil.rmtree(target)
-                folder.rename(target)
+                integrity.seal(folder)
+                self._commit(folder, kind, key)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def ensure(self, kind: str, key: str, make: Callable[[Path], None]) -> None:
+        """Have `kind/key`: if it is not here, `make` fills a folder with it.
+
+        Waits for another process that is making it. The caller may hold a lease on something else
+        only if whoever makes things of this `kind` never waits for such a lease.
+        """
+        while not self.whole(kind, key):
+            with self.leases.attempt(key) as mine:
+                if not mine:
+                    time.sleep(_POLL_S)
+                elif not self.whole(kind, key):
+                    with self.staged(kind, key) as folder:
+                        make(folder)
+
+    def _commit(self, folder: Path, kind: str, key: str) -> None:
+        target = self.folder(kind, key)
+        try:
+            folder.rename(target)
+        except OSError as error:
+            if error.errno not in _IN_THE_WAY:
+                raise
+            if self.find(key) if kind == "renders" else self.whole(kind, key):
+                return
+            replaced = folder.with_name(f"{folder.name}-replaced")
+            if target.exists():  # a failed attempt; a damaged folder was moved away just now
+                target.rename(replaced)
+            folder.rename(target)
+            shutil.rmtree(replaced, ignore_errors=True)
 
     def add_pipeline(self, record: PipelineRecord) -> str:
         """Keep an opened pipeline's identity; return its key."""
         key = content_key(record.model_dump(mode="json"))
         path = self.folder("pipelines", key).with_suffix(".json")
-        if not path.exists():
-            with _explained(path):
+        if self.pipeline_damage(key) is not None:
+            with explained_writing(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                partial = path.with_suffix(".partial")
-                partial.write_text(record.model_dump_json(indent=1))
-                partial.replace(path)
+                partial = path.with_suffix(f".{secrets.token_hex(4)}.partial")
+                try:
+                    partial.write_text(record.model_dump_json(indent=1))
+                    partial.replace(path)
+                finally:
+                    partial.unlink(missing_ok=True)
         return key
 
     def pipeline(self, key: str) -> PipelineRecord:
@@ -126,5 +221,16 @@ class Store:
         path = self.folder("pipelines", key).with_suffix(".json")
         try:
             return PipelineRecord.model_validate_json(path.read_text())
-        except (OSError, ValidationError) as error:
+        except (OSError, ValueError) as error:
             raise StoreError(f"{path} is missing or damaged; render the pair again") from error
+
+    def pipeline_damage(self, key: str) -> str | None:
+        """What is wrong with a stored identity, whose key is the hash of what it says."""
+        try:
+            record = self.pipeline(key)
+            text = self.folder("pipelines", key).with_suffix(".json").read_text()
+        except StoreError:
+            return "missing, or not a record of this version"
+        genuine = content_key(record.model_dump(mode="json")) == key
+        same_text = record.model_dump_json(indent=1) == text
+        return None if genuine and same_text else "not the text that was stored"

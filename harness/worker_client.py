@@ -21,7 +21,8 @@ from harness.errors import WorkerError
 # The worker sees the folder given as its argument first and never the current folder, in which a
 # user may have packages of the same names; plugins are looked up in the current folder last.
 _BOOT = (
-    "import sys; sys.path[0:1] = [sys.argv[1]]; sys.path += sys.argv[2:];"
+    "import sys; sys.path[0:1] = [sys.argv[1]]; sys.path += sys.argv[3:];"
+    " from backends.lifeline import end_with; end_with(int(sys.argv[2]));"
     " from backends.worker import main; main()"
 )
 _LOG_TAIL = 2000
@@ -35,6 +36,8 @@ class RemoteError(Exception):
         self.outcome: str = answer["outcome"]
         self.kind: str = answer["kind"]
         self.trace: str | None = answer["trace"]
+        self.disk_full = "No space left on device" in str(self)
+        self.out_of_memory = "OutOfMemory" in self.kind or "out of memory" in str(self)
 
 
 class WorkerProcess:
@@ -58,7 +61,7 @@ class WorkerProcess:
         self._log = self._log_path.open("ab")
         try:
             self._process = subprocess.Popen(
-                [self._python, "-c", _BOOT, self._lent.name, *self._plugin_paths],
+                [self._python, "-c", _BOOT, self._lent.name, str(os.getpid()), *self._plugin_paths],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._log,
@@ -106,6 +109,8 @@ class WorkerProcess:
         except (BrokenPipeError, EOFError):
             code = self._process.wait()
             reason = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            if code == -signal.SIGKILL:
+                reason += ", as the kernel sends when memory runs out"
             raise WorkerError(
                 f"the worker died during `{op}` ({reason}). Its last words ({self._log_path}):\n"
                 + self._last_words()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.commands.output import console
-from harness.commands.settings import Request, add_settings, carry_out
+from harness.commands.settings import Request, add_settings, board, carry_out
 from harness.errors import ParityError
 
 if TYPE_CHECKING:
@@ -45,8 +45,10 @@ def judged(config: RunConfig, request: Request) -> tuple[Path, RunResult]:
 
     from harness import report, session
 
-    with report.Progress() as progress:
-        folder, result = session.run(config, request.plugins, request.command, progress)
+    with report.Progress(board=board(request)) as progress:
+        folder, result = session.run(
+            config, request.plugins, request.command, progress, sweep=request.sweep
+        )
     if result is None:
         raise ParityError(f"the run in {folder} ended without verdicts")
     report.print_matrix(result, console(), config.store)

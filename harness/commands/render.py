@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from harness.commands.settings import Request, add_settings, carry_out
+from harness.commands.settings import Request, add_settings, board, carry_out
 from harness.errors import EXIT_EQUIVALENT, EXIT_UNDECIDED, EXIT_USAGE
 
 if TYPE_CHECKING:
@@ -52,9 +52,11 @@ def job(config: RunConfig, request: Request) -> int:
     """One configuration, up to its renders."""
     from harness import report, session
 
-    with report.Progress() as progress:
+    with report.Progress(board=board(request)) as progress:
         tally = _Tally(progress)
-        session.run(config, request.plugins, request.command, tally, until="render")
+        session.run(
+            config, request.plugins, request.command, tally, until="render", sweep=request.sweep
+        )
     counts = ", ".join(f"{count} {status}" for status, count in sorted(tally.counts.items()))
     print(f"renders: {counts}; store: {config.store}")
     if {"error", "not_run"} & set(tally.counts):

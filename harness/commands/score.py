@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from harness.commands.output import console
-from harness.commands.settings import Request, add_settings, carry_out
+from harness.commands.settings import Request, add_settings, board, carry_out
 from harness.errors import EXIT_EQUIVALENT, EXIT_UNDECIDED
 
 if TYPE_CHECKING:
@@ -42,8 +42,10 @@ def job(config: RunConfig, request: Request) -> int:
 
     from harness import report, session
 
-    with report.Progress() as progress:
-        _, result = session.run(config, request.plugins, request.command, progress)
+    with report.Progress(board=board(request)) as progress:
+        _, result = session.run(
+            config, request.plugins, request.command, progress, sweep=request.sweep
+        )
     assert result is not None  # only a session that ends with `render` has none
     out = console()
     out.print(_table(result.pairs, config.seeds))

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 from harness.folders import choices, conf_folders, groups
 
 if TYPE_CHECKING:
+    from harness.board import Board
     from harness.config import RunConfig
+    from harness.runner import SweepShare
 
 _SETTINGS = """\
 settings are Hydra overrides, and follow the verb in any order:
@@ -22,7 +24,7 @@ settings are Hydra overrides, and follow the verb in any order:
   key=value                change one value:      reference.dtype=bfloat16
   +group@key=choice        add one more variant:  +backend@candidates.half=diffusers
   -m key=a,b               run once for each:     -m match=shared,native
-  -m hydra/launcher=L      in parallel:           joblib, or submitit for Slurm
+  -m hydra/launcher=L      in parallel:           {launchers}
 
 choices:
 """
@@ -30,11 +32,15 @@ choices:
 
 @dataclass(frozen=True)
 class Request:
-    """The settings of one command line. `command` is the line itself, for the record."""
+    """The settings of one command line. `command` is the line itself, for the record.
+
+    `sweep` is there when this is one job of several.
+    """
 
     overrides: tuple[str, ...]
     plugins: tuple[str, ...]
     command: tuple[str, ...]
+    sweep: SweepShare | None = None
 
 
 Job = Callable[["RunConfig", Request], int]
@@ -46,6 +52,8 @@ def add_settings(parser: argparse.ArgumentParser, description: str, examples: st
     add = parser.add_argument
     add("settings", nargs="*", metavar="SETTING", help="a choice or a value, see below")
     add("-m", "--multirun", action="store_true", help="run once for each combination of a,b values")
+    add("--again", action="store_true", help="carry out jobs of a sweep even if the same job was"
+        " finished before")  # fmt: skip
     add("--plugin", action="append", default=[], metavar="MODULE", help="a module whose patches"
         " variants may name; repeatable")  # fmt: skip
     add("--config-dir", type=Path, metavar="DIR", help="a folder with case/, candidate/, ... of"
@@ -61,7 +69,9 @@ def add_settings(parser: argparse.ArgumentParser, description: str, examples: st
         for group in groups(folders)
     )
     parser.description = description
-    parser.epilog = f"{_SETTINGS}{listed}\n\nexamples:\n{examples}"
+    launchers = ", ".join(choices("hydra/launcher", folders))
+    settings = _SETTINGS.format(launchers=launchers)
+    parser.epilog = f"{settings}{listed}\n\nexamples:\n{examples}"
 
 
 def carry_out(args: argparse.Namespace, verb: str, job: Job) -> int:
@@ -75,11 +85,16 @@ def carry_out(args: argparse.Namespace, verb: str, job: Job) -> int:
     if args.multirun:
         from harness.commands.sweep import sweep
 
-        return sweep(request, folders, job)
+        return sweep(request, folders, job, verb, again=args.again)
     config = build(compose_tree(request.overrides, folders))
     for hazard in hazards(config):
         print(f"parity: warning: {hazard}", file=sys.stderr)
     return job(config, request)
+
+
+def board(request: Request) -> Board | None:
+    """Where the sweep's progress is written down, if this is one of its jobs."""
+    return None if request.sweep is None else request.sweep.board
 
 
 def _check_plugins(plugins: tuple[str, ...]) -> None:
@@ -97,6 +112,7 @@ def _check_plugins(plugins: tuple[str, ...]) -> None:
 def _command_line(args: argparse.Namespace, verb: str) -> tuple[str, ...]:
     line = ["parity", verb, *args.settings]
     line += ["--multirun"] if args.multirun else []
+    line += ["--again"] if args.again else []
     for plugin in args.plugin:
         line += ["--plugin", plugin]
     if args.config_dir is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -19,11 +20,23 @@ from rich.text import Text
 from harness.report.text import visible
 
 
+class SweepBoard(Protocol):
+    """What a sweep's workers know of each other; see `harness.board`."""
+
+    @property
+    def worker(self) -> str: ...
+    def status(self) -> str: ...
+
+
 class Progress:
     """Tells how far a run is. Use as a context manager; quiet bars when not on a terminal."""
 
-    def __init__(self, console: Console | None = None) -> None:
-        """Write to `console`, by default to stderr, so that results can be piped."""
+    def __init__(self, console: Console | None = None, board: SweepBoard | None = None) -> None:
+        """Write to `console`, by default to stderr, so that results can be piped.
+
+        `board` knows the other workers of a sweep; with it every line says how far all of them are.
+        """
+        self._board = board
         self._console = console or Console(stderr=True)
         self._bars = Bars(
             SpinnerColumn(),
@@ -63,8 +76,11 @@ class Progress:
     def render_finished(self, label: str, status: str, seconds: float) -> None:
         """Write the line that stays."""
         self._finished += 1
+        self._total = max(self._total, self._finished)  # renders for other jobs of a sweep
         self._bars.advance(self._task)
         count = f"{self._finished:>{len(str(self._total))}}/{self._total}"
         line = f"{count}  {seconds:7.1f} s  {visible(label)}: {visible(status)}"
+        if self._board is not None:
+            line = f"{self._board.worker}  {line}  ({self._board.status()})"
         style = "" if status.startswith("ok") else "yellow"
         self._console.print(Text(line, style), soft_wrap=True)

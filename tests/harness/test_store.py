@@ -74,13 +74,20 @@ def test_a_store_that_cannot_be_made_says_so(tmp_path: Path) -> None:
         pass
 
 
-def test_a_damaged_record_says_which_folder_to_delete(tmp_path: Path) -> None:
+def test_a_record_of_another_version_says_which_folder_to_delete(tmp_path: Path) -> None:
     store, key = Store(tmp_path), "45" * 32
-    _keep(store, _record(key))
-    path = store.render_folder(key) / "record.json"
-    path.write_text(path.read_text()[:40])
+    with store.staged("renders", key) as folder:
+        (folder / "record.json").write_text('{"schema_version": 0}')
     with pytest.raises(StoreError, match="delete the folder"):
         store.find(key)
+
+
+def test_whoever_stores_first_is_kept(tmp_path: Path) -> None:
+    store, key = Store(tmp_path), "89" * 32
+    _keep(store, _record(key))
+    _keep(store, _record(key).model_copy(update={"created": "2027-01-01T00:00:00+00:00"}))
+    assert store.find(key) == _record(key)
+    assert list((tmp_path / "staging").iterdir()) == []
 
 
 def test_pipelines_are_kept_once_and_read_back(tmp_path: Path) -> None:

@@ -1,0 +1,45 @@
+"""`parity export`: renders and scores as Parquet tables."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from harness.commands.output import add_store, opened
+
+_EXAMPLES = """\
+examples:
+  parity export                          into results/export
+  cd results/export && duckdb -init views.sql -c 'FROM score_summary'
+  parity export --schema                 what the tables and columns mean
+"""
+
+
+def describe(parser: argparse.ArgumentParser) -> None:
+    """Arguments and help."""
+    parser.description = (
+        "Write every render in the store and every pair of every run as Parquet tables, with a file"
+        " of DuckDB views and a description of the columns beside them."
+    )
+    parser.epilog = _EXAMPLES
+    add_store(parser)
+    add = parser.add_argument
+    add("--results", type=Path, default=Path("results"), help="where the runs lie;"
+        " default: %(default)s")  # fmt: skip
+    add("--to", type=Path, default=Path("results/export"), metavar="DIR", help="default:"
+        " %(default)s")  # fmt: skip
+    add("--schema", action="store_true", help="print the description of the columns and stop")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out the verb."""
+    if args.schema:
+        from harness.export.schema import as_markdown
+
+        print(as_markdown(), end="")
+        return 0
+    from harness.export import export
+
+    counts = export(opened(args.store), args.results, args.to)
+    print(", ".join(f"{count} {name}" for name, count in counts.items()) + f"; {args.to}")
+    return 0
