@@ -24,6 +24,7 @@ _VERBS = {
     "judge": "render what is missing, and print the verdicts",
     "report": "write the report of an earlier run again",
     "convert": "convert a checkpoint between SAT and Diffusers",
+    "audit": "compare two checkpoints without rendering",
     "doctor": "say what works on this machine, and how to mend the rest",
     "ls": "list the renders in the store",
 }

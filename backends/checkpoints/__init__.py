@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from backends.checkpoints.conversion import canonical_state, convert
     from backends.checkpoints.mapping import to_canonical
     from backends.checkpoints.report import ComponentReport, ConversionReport, Notice
+    from backends.checkpoints.source import Source, Stored, open_source
     from backends.checkpoints.tensors import LazyTensors, digest, state_digest
 
 _HOMES = {
@@ -25,6 +26,9 @@ _HOMES = {
     "ComponentReport": "report",
     "ConversionReport": "report",
     "Notice": "report",
+    "Source": "source",
+    "Stored": "source",
+    "open_source": "source",
     "LazyTensors": "tensors",
     "digest": "tensors",
     "state_digest": "tensors",
@@ -35,9 +39,12 @@ __all__ = [
     "ConversionReport",
     "LazyTensors",
     "Notice",
+    "Source",
+    "Stored",
     "canonical_state",
     "convert",
     "digest",
+    "open_source",
     "state_digest",
     "to_canonical",
 ]
