@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from backends.checkpoints.conversion import canonical_state, convert
     from backends.checkpoints.mapping import to_canonical
     from backends.checkpoints.report import ComponentReport, ConversionReport, Notice
+    from backends.checkpoints.settings import model_settings
     from backends.checkpoints.source import Source, Stored, open_source
     from backends.checkpoints.tensors import LazyTensors, digest, state_digest
 
@@ -26,6 +27,7 @@ _HOMES = {
     "ComponentReport": "report",
     "ConversionReport": "report",
     "Notice": "report",
+    "model_settings": "settings",
     "Source": "source",
     "Stored": "source",
     "open_source": "source",
@@ -44,6 +46,7 @@ __all__ = [
     "canonical_state",
     "convert",
     "digest",
+    "model_settings",
     "open_source",
     "state_digest",
     "to_canonical",

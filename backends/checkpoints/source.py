@@ -127,10 +127,9 @@ def _part(rule: Rule, index: int, load: Loader) -> Tensor:
     chunks, group = rule.layout.chunks, rule.layout.groups[index]
     if chunks == 1:
         return whole
-    if len(group) > 1:
-        return rule.layout.split(whole)[index]
-    size = whole.shape[0] // chunks
-    return whole[group[0] * size : (group[0] + 1) * size]
+    if len(group) == 1:
+        return whole.chunk(chunks)[group[0]]  # a view, where `split` would copy
+    return rule.layout.split(whole)[index]
 
 
 def _release(tensor: Tensor) -> None:

@@ -41,7 +41,10 @@ def audit_checkpoints(
         _accept(found, dtype)
     settings = differing(a, b)
     # A setting that is wrong on both sides is the same on both, and told as a note.
-    faults = [list(own_faults(side, which)) for side, which in ((a, "reference"), (b, "candidate"))]
+    faults = [
+        list(own_faults(side.configs or {}, f"the {which}"))
+        for side, which in ((a, "reference"), (b, "candidate"))
+    ]
     told = {finding.name for finding in faults[1] if finding.name in settings}
     findings = [
         *[finding for finding in faults[1] if finding.name in told],

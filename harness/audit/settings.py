@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from backends.checkpoints import Source
 from harness.audit.families import FAMILIES, TRAINED, recognise
 from harness.audit.places import record_component
 from harness.records import Finding
+
+if TYPE_CHECKING:
+    from backends.checkpoints import Source
 
 _MEANINGS = {
     "vae.scaling_factor": "latents are divided by it before decoding: too large a factor gives"
@@ -74,9 +76,8 @@ def unused_keys(keys: Mapping[str, Mapping[str, Any]], a: Source, b: Source) -> 
     return [key for key in keys if key in _UNUSED or _only_absent_rotary(key, b, a)]
 
 
-def own_faults(source: Source, which: str) -> Iterable[Finding]:
+def own_faults(settings: Mapping[str, Any], which: str) -> Iterable[Finding]:
     """Settings of one checkpoint that are not those of its own family, whatever the other says."""
-    settings = source.configs or {}
     family = recognise(settings)
     wanted: dict[str, Any] = dict(TRAINED)
     if family is not None:
@@ -90,12 +91,12 @@ def own_faults(source: Source, which: str) -> Iterable[Finding]:
         yield Finding(
             kind="config",
             name=key,
-            detail=f"the {which}'s {key} is {came}{_whose(key, came)}, but {of} has {value}:"
+            detail=f"{which}: {key} is {came}{_whose(key, came)}, but {of} has {value}:"
             f" {_MEANINGS[key]}",
             reference=value,
             candidate=came,
             component=_component(key),
-            remedy=f"Set {key} to {value} in {_file(key)}",
+            remedy=f"set {key} to {value} in {_file(key)}",
         )
 
 

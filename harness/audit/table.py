@@ -54,7 +54,9 @@ def _source(which: str, source: SourceReport) -> Text:
 
 
 def _components(report: AuditReport) -> Table:
-    present = [status for status in reversed(_WORST_FIRST) if report.compared.get(status)]
+    present: list[Status] = [
+        status for status in reversed(_WORST_FIRST) if report.compared.get(status)
+    ]
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold dim")
     for title in ("component", "dtype"):
         table.add_column(title, no_wrap=True)

@@ -1,4 +1,4 @@
-"""`parity audit`: compare two checkpoints without rendering, or look over a run's settings."""
+"""`parity audit`: compare two checkpoints, or look over a run's settings, without rendering."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.commands.output import console
-from harness.errors import ParityError
+from harness.errors import EXIT_DIFFERENT, EXIT_EQUIVALENT, ParityError
 
 if TYPE_CHECKING:
     from harness.audit.records import AuditReport
@@ -19,9 +19,12 @@ examples:
   parity audit before/transformer after/transformer
   parity audit sat/vae/3d-vae.pt CogVideoX-5b/vae
   parity audit micro-5b half-precision-copy --dtype float16
+  parity audit --config 'case=[cogvideox_5b]' reference.dtype=float16
 
 exit codes:
-  0 identical up to layout (and rounding to --dtype)   1 different   2 usage
+  0 identical up to layout (and rounding to --dtype); with --config: no hazard
+  1 different; with --config: hazards found
+  2 usage, or a checkpoint that cannot be read
 """
 _DTYPES = ("float32", "bfloat16", "float16")
 
@@ -33,12 +36,16 @@ def describe(parser: argparse.ArgumentParser) -> None:
         " SAT or Diffusers folders, folders of one component, or single .pt and .safetensors files,"
         " in any combination. Says what a difference is: projections swapped, chunks regrouped,"
         " values rounded, a block of another checkpoint, the scaling factor of another family."
-        " Needs memory for a few tensors only."
+        " Needs memory for a few tensors only. With --config, look over the settings of a run"
+        " instead, as `parity run` does before it renders."
     )
     parser.epilog = _EXAMPLES
     add = parser.add_argument
-    add("reference", metavar="REFERENCE", help="a folder, a file, or a micro model's name")
-    add("candidate", metavar="CANDIDATE", help="what is compared with it")
+    add("what", nargs="*", metavar="CHECKPOINT", help="the reference, then the candidate: folders,"
+        " files, or micro models' names; with --config: settings as of `parity run`")  # fmt: skip
+    add("--config", action="store_true", help="audit the settings of a run, not checkpoints")
+    add("--config-dir", type=Path, metavar="DIR", help="with --config: a folder with settings of"
+        " your own")  # fmt: skip
     add(
         "--dtype", choices=_DTYPES, help="the precision that the candidate is meant to be stored in"
     )
@@ -48,17 +55,47 @@ def describe(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out the verb."""
-    from harness.audit.table import print_report
-
     if args.json is not None and not args.json.parent.is_dir():
         raise ParityError(
             f"--json {args.json}: there is no folder {args.json.parent}; make it first"
         )
+    if args.config:
+        return _settings(args)
+    if len(args.what) != 2:
+        raise ParityError(
+            f"parity audit compares two checkpoints, and {len(args.what)} were named; see"
+            " parity audit --help"
+        )
+    from harness.audit.table import print_report
+
     report = _with_progress(args)
     if args.json is not None:
         args.json.write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
     print_report(report, console(), args.rows)
     return report.exit_code
+
+
+def _settings(args: argparse.Namespace) -> int:
+    """List the hazards of a run's settings."""
+    import json
+
+    from harness.audit.hazards import hazards
+    from harness.compose import compose_tree
+    from harness.config import build
+    from harness.folders import conf_folders
+    from harness.report.text import counted, visible
+
+    found = hazards(build(compose_tree(args.what, conf_folders(args.config_dir))))
+    if args.json is not None:
+        records = [hazard.model_dump(mode="json") for hazard in found]
+        args.json.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+    out = console()
+    for number, hazard in enumerate(found, start=1):
+        out.print(f"{number}. {visible(hazard.detail)}", style="bold yellow", markup=False)
+        if hazard.remedy:
+            out.print(f"   {visible(hazard.remedy)}", markup=False, highlight=False)
+    out.print(f"{counted(len(found), 'hazard')} in these settings", markup=False)
+    return EXIT_DIFFERENT if found else EXIT_EQUIVALENT
 
 
 def _with_progress(args: argparse.Namespace) -> AuditReport:
@@ -76,4 +113,5 @@ def _with_progress(args: argparse.Namespace) -> AuditReport:
         def shown(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
 
-        return audit(args.reference, args.candidate, dtype=args.dtype, progress=shown)
+        reference, candidate = args.what
+        return audit(reference, candidate, dtype=args.dtype, progress=shown)

@@ -16,7 +16,8 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from harness.commands.settings import Job, Request
+from harness.audit.hazards import hazards
+from harness.commands.settings import Job, Request, warning
 from harness.compose import (
     CONFIG_NAME,
     VERSION_BASE,
@@ -26,7 +27,7 @@ from harness.compose import (
     sweep_folder,
     to_tree,
 )
-from harness.config import build, hazards
+from harness.config import build
 from harness.errors import (
     EXIT_DIFFERENT,
     EXIT_EQUIVALENT,
@@ -47,9 +48,10 @@ def sweep(request: Request, folders: Sequence[Path], job: Job) -> int:
     jobs = split_sweep(request.overrides, folders)
     warnings: dict[str, None] = {}
     for overrides in jobs:
-        warnings.update(dict.fromkeys(hazards(build(compose_tree(overrides, folders)))))
-    for warning in warnings:
-        print(f"parity: warning: {warning}", file=sys.stderr)
+        found = hazards(build(compose_tree(overrides, folders)))
+        warnings.update(dict.fromkeys(map(warning, found)))
+    for line in warnings:
+        print(line, file=sys.stderr)
     folder = sweep_folder(jobs[0], folders).resolve()
 
     @hydra.main(version_base=VERSION_BASE, config_path=str(folders[0]), config_name=CONFIG_NAME)
