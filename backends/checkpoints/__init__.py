@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from backends.checkpoints.report import ComponentReport, ConversionReport, Notice
     from backends.checkpoints.settings import model_settings
     from backends.checkpoints.source import Source, Stored, open_source
+    from backends.checkpoints.source_lora import LoraSource, open_lora_source
     from backends.checkpoints.tensors import LazyTensors, digest, state_digest
 
 _HOMES = {
@@ -28,6 +29,8 @@ _HOMES = {
     "ConversionReport": "report",
     "Notice": "report",
     "model_settings": "settings",
+    "LoraSource": "source_lora",
+    "open_lora_source": "source_lora",
     "Source": "source",
     "Stored": "source",
     "open_source": "source",
@@ -40,6 +43,7 @@ __all__ = [
     "ComponentReport",
     "ConversionReport",
     "LazyTensors",
+    "LoraSource",
     "Notice",
     "Source",
     "Stored",
@@ -47,6 +51,7 @@ __all__ = [
     "convert",
     "digest",
     "model_settings",
+    "open_lora_source",
     "open_source",
     "state_digest",
     "to_canonical",

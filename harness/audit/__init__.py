@@ -22,12 +22,14 @@ def audit(
     candidate: str | Path,
     *,
     dtype: str | None = None,
+    lora: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> AuditReport:
     """Compare two checkpoints: model folders, component folders, weight files, or micro models.
 
     `dtype` is the precision that the candidate is meant to be stored in ("bfloat16", ...).
-    `progress` is told the bytes read so far and in all. Raises `CheckpointError`, `ParityError`.
+    `lora` is the LoRA file that was meant to be fused into the candidate. `progress` is told the
+    bytes read so far and in all. Raises `CheckpointError`, `ParityError`.
     """
     from backends.micro import MODELS, model_path
     from harness.audit.procedure import audit_checkpoints
@@ -36,4 +38,5 @@ def audit(
         model_path(str(name)) if str(name) in MODELS else Path(name).expanduser()
         for name in (reference, candidate)
     ]
-    return audit_checkpoints(paths[0], paths[1], dtype, progress)
+    meant = None if lora is None else Path(lora).expanduser()
+    return audit_checkpoints(paths[0], paths[1], dtype, meant, progress)

@@ -2,43 +2,68 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections import Counter
 from pathlib import Path
 
-from backends.checkpoints import Source, Stored, open_source
+from backends.checkpoints import LoraSource, Source, open_lora_source, open_source
 from harness.audit.arrangement import explain
-from harness.audit.compare import Comparison, Pair, Progress, compare, size
+from harness.audit.compare import Comparison, Pair, Progress, compare
+from harness.audit.lora_procedure import check_fit, compare_loras
+from harness.audit.loras import fit_findings, fused_findings, own_findings
 from harness.audit.notes import copies, not_compared, range_findings
-from harness.audit.places import place
 from harness.audit.positions import position_findings
-from harness.audit.records import AuditReport, SourceReport
+from harness.audit.records import AuditReport
 from harness.audit.settings import differing, own_faults, setting_findings, unused_keys
+from harness.audit.summary import peak_gib, summary
 from harness.audit.weights import weight_findings
 from harness.errors import EXIT_DIFFERENT, EXIT_EQUIVALENT, ParityError
 from harness.records import Finding
 
-_GIB = 1024**3
-
 
 def audit_checkpoints(
-    reference: Path, candidate: Path, dtype: str | None = None, progress: Progress | None = None
+    reference: Path,
+    candidate: Path,
+    dtype: str | None = None,
+    lora: Path | None = None,
+    progress: Progress | None = None,
 ) -> AuditReport:
     """Compare two checkpoints, each a SAT or Diffusers folder, a component's folder, or one file.
 
+    Two LoRA files are compared by what they add; a LoRA as candidate is held against the model.
     `dtype` is the precision that the candidate is meant to be stored in: the reference rounded to it
-    then counts as identical, and its range is checked. Holds one tensor of each side in memory.
-    Raises `CheckpointError` for what cannot be read, `ParityError` where nothing can be compared.
+    then counts as identical, and its range is checked. `lora` is what was meant to be fused into the
+    candidate. Holds one tensor of each side in memory. Raises `CheckpointError` for what cannot be
+    read, `ParityError` where nothing can be compared.
     """
     started = time.perf_counter()
-    a, b = open_source(reference), open_source(candidate)
+    left, right = open_lora_source(reference), open_lora_source(candidate)
+    if left is not None and right is not None:
+        return compare_loras(left, right, started)
+    if left is not None:
+        raise ParityError(f"{reference} is a LoRA and {candidate} is not; name the model first")
+    if right is not None:
+        return check_fit(open_source(reference), right, started)
+    meant = open_lora_source(lora) if lora is not None else None
+    if lora is not None and meant is None:
+        raise ParityError(f"--lora {lora}: there is no LoRA; name its file")
+    return _audit(open_source(reference), open_source(candidate), dtype, meant, progress, started)
+
+
+def _audit(
+    a: Source,
+    b: Source,
+    dtype: str | None,
+    lora: LoraSource | None,
+    progress: Progress | None,
+    started: float,
+) -> AuditReport:
     components = _components(a, b)
     found = compare(a, b, components, progress or (lambda _done, _total: None))
     explain(found)
     if dtype is not None:
         _accept(found, dtype)
+    fused = _fused(found, a, lora) if lora is not None else []
     settings = differing(a, b)
     # A setting that is wrong on both sides is the same on both, and told as a note.
     faults = [
@@ -49,6 +74,7 @@ def audit_checkpoints(
     findings = [
         *[finding for finding in faults[1] if finding.name in told],
         *[f for f in setting_findings(settings, a, b) if f.name not in told],
+        *fused,
         *position_findings(found.pairs, a, b),
         *weight_findings(found.pairs),
         *range_findings(found.pairs, dtype or ""),
@@ -62,8 +88,8 @@ def audit_checkpoints(
     ]
     identical = not findings and all(pair.status == "identical" for pair in found.pairs)
     return AuditReport(
-        reference=_summary(a),
-        candidate=_summary(b),
+        reference=summary(a),
+        candidate=summary(b),
         identical=identical,
         headline=_headline(found, findings, components, a, b, dtype),
         compared=dict(Counter(pair.status for pair in found.pairs)),
@@ -77,10 +103,13 @@ def audit_checkpoints(
     )
 
 
-def peak_gib() -> float:
-    """The peak resident memory of this process so far, mapped files included."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024) / _GIB
+def _fused(found: Comparison, a: Source, lora: LoraSource) -> list[Finding]:
+    shapes = {name: stored.shape for name, stored in a.tensors.items()}
+    return [
+        *fit_findings(lora, shapes),
+        *own_findings(lora, "the LoRA"),
+        *fused_findings(lora, found.pairs),
+    ]
 
 
 def _components(a: Source, b: Source) -> tuple[str, ...]:
@@ -126,6 +155,11 @@ def _headline(
     layout = (
         f", {len(regrouped)} of them cut or joined differently" if regrouped else ", stored alike"
     )
+    if accepted and dtype is None:
+        return (
+            f"AS INTENDED: the LoRA is fused into {accepted} tensors, all {equal} others are equal to"
+            f" the bit ({where})"
+        )
     if accepted:
         return (
             f"IDENTICAL after rounding to {dtype}, as intended: {accepted} tensors rounded exactly,"
@@ -145,22 +179,4 @@ def _moved_rows(pair: Pair) -> bool:
 def _unused(key: str) -> Finding:
     return Finding(
         kind="config", name=key, detail=f"{key} differs; a plain render does not read it"
-    )
-
-
-def _summary(source: Source) -> SourceReport:
-    tensors: Counter[str] = Counter()
-    dtypes: dict[str, Counter[str]] = {}
-    for stored in source.tensors.values():
-        component = place(stored.name).component
-        tensors[component] += 1
-        dtypes.setdefault(component, Counter())[stored.dtype] += 1
-    stored_bytes: list[Stored] = list(source.tensors.values())
-    return SourceReport(
-        path=str(source.path),
-        kind=source.kind,
-        tensors=dict(tensors),
-        dtypes={name: dict(counts) for name, counts in dtypes.items()},
-        gib=sum(map(size, stored_bytes)) / _GIB,
-        remarks=list(source.remarks),
     )

@@ -19,6 +19,8 @@ examples:
   parity audit before/transformer after/transformer
   parity audit sat/vae/3d-vae.pt CogVideoX-5b/vae
   parity audit micro-5b half-precision-copy --dtype float16
+  parity audit CogVideoX-5b fused-folder --lora pytorch_lora_weights.safetensors
+  parity audit CogVideoX-5b pytorch_lora_weights.safetensors      do its keys fit?
   parity audit --config 'case=[cogvideox_5b]' reference.dtype=float16
 
 exit codes:
@@ -49,6 +51,8 @@ def describe(parser: argparse.ArgumentParser) -> None:
     add(
         "--dtype", choices=_DTYPES, help="the precision that the candidate is meant to be stored in"
     )
+    add("--lora", type=Path, metavar="FILE", help="the LoRA that was meant to be fused into the"
+        " candidate")  # fmt: skip
     add("--rows", type=int, default=12, help="tensors to show, worst first (default: %(default)s)")
     add("--json", type=Path, metavar="FILE", help="write the whole report there as JSON")
 
@@ -114,4 +118,4 @@ def _with_progress(args: argparse.Namespace) -> AuditReport:
             bar.update(task, completed=done, total=total)
 
         reference, candidate = args.what
-        return audit(reference, candidate, dtype=args.dtype, progress=shown)
+        return audit(reference, candidate, dtype=args.dtype, lora=args.lora, progress=shown)
