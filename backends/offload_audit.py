@@ -23,6 +23,9 @@ from torch import Tensor, nn
 from backends.base import Identity, Pipeline
 from backends.trace import digest
 
+_TIED = {"text_encoder.encoder.embed_tokens.weight": "text_encoder.shared.weight"}
+"""T5 uses its embedding under the first name; an identity lists it under the second."""
+
 Kind = Literal["stale", "dtype", "missing", "device"]
 
 
@@ -87,6 +90,10 @@ class _Watch:
         for name in expected.weights:
             module, _, tensor = name.rpartition(".")
             self._names[module].append(tensor)
+        for used, listed in _TIED.items():
+            if listed in expected.weights:
+                module, _, tensor = used.rpartition(".")
+                self._names[module].append(tensor)
         self._uses: defaultdict[str, int] = defaultdict(int)
         self._told: set[tuple[str, str]] = set()
         # An identity digests tables in the transformer's dtype, whatever they are kept in.
@@ -119,7 +126,8 @@ class _Watch:
             where = "is not there" if tensor is None else "is on the meta device, not brought in"
             self._tell("missing", name, f"{name} {where}")
             return
-        self.result.checked.add(name)
+        listed = _TIED.get(name, name)
+        self.result.checked.add(listed)
         if device is not None and tensor.device.type != device.type:
             self._tell("device", name, f"{name} is on {tensor.device}, its input on {device}")
         came = str(tensor.dtype).removeprefix("torch.")
@@ -128,7 +136,7 @@ class _Watch:
             self._tell("dtype", name, f"{name} is {came}, expected {wanted}")
             return
         value = tensor.detach() if parameter is not None else tensor.to(self._table_dtype)
-        if digest(value) != self._expected.weights[name]:
+        if digest(value) != self._expected.weights[listed]:
             self._tell("stale", name, f"{name} has other values than when it was loaded")
 
     def _tell(self, kind: Kind, name: str, detail: str) -> None:

@@ -6,8 +6,10 @@ by torch without its data, which is then written where torch will look for it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ from backends.sat.config import TransformerConfig
 
 LAYERS, HIDDEN, TEXT, TIME = 42, 3072, 4096, 512
 _SHARD_BLOCKS = 4
+_POOL = 1 << 26
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -82,7 +85,9 @@ class _SatFile:
         known = shapes()
         with FakeTensorMode(), torch.serialization.skip_data(materialize_fake_tensors=True):
             state = {
-                TRANSFORMER_PREFIX + rule.sat: torch.empty(_whole(rule, known), dtype=torch.bfloat16)
+                TRANSFORMER_PREFIX + rule.sat: torch.empty(
+                    _whole(rule, known), dtype=torch.bfloat16
+                )
                 for rule in table.rules
             }
             torch.save({"module": state}, path)
@@ -124,18 +129,20 @@ def _shards() -> Iterator[Shapes]:
         yield {n: s for n, s in known.items() for i in numbers if f"blocks.{i}." in n}
 
 
+@cache
+def _pool() -> Tensor:
+    """bfloat16 values of either sign between 2^-11 and 2^-3, more than any tensor has."""
+    bits = np.frombuffer(np.random.Generator(np.random.SFC64(0)).bytes(_POOL * 2), dtype=np.uint16)
+    values = (bits & 0x807F) | ((((bits >> 7) & 7) + 116) << 7)
+    return torch.from_numpy(values.astype(np.uint16).view(np.int16)).view(torch.bfloat16)
+
+
 def _random(name: str, shape: tuple[int, ...]) -> Tensor:
-    """bfloat16 values of either sign between 2^-11 and 2^-3, the same at every call."""
-    generator = np.random.Generator(np.random.SFC64(abs(hash_of(name))))
-    bits = np.frombuffer(generator.bytes(2 * int(np.prod(shape))), dtype=np.uint16)
-    exponent = ((bits >> 7) & 7) + 116
-    values = (bits & 0x807F) | (exponent << 7)
-    return torch.from_numpy(values.astype(np.uint16).view(np.int16)).view(torch.bfloat16).view(shape)
-
-
-def hash_of(name: str) -> int:
-    """A number for a name that does not change between processes."""
-    return int.from_bytes(name.encode()[-8:], "little") ^ len(name) << 40 ^ sum(name.encode()) << 20
+    """The tensor called `name`: a stretch of the pool that begins at a place of its own."""
+    count = int(np.prod(shape))
+    digest = hashlib.sha256(name.encode()).digest()
+    start = int.from_bytes(digest[:8], "little") % (_POOL - count)
+    return _pool()[start : start + count].clone().view(shape)
 
 
 def _linear(name: str, out: int, into: int) -> Shapes:
