@@ -28,6 +28,7 @@ _VERBS = {
     "convert": "convert a checkpoint between SAT and Diffusers",
     "roundtrip": "fine-tune with learning rate 0, and say what changed",
     "selftest": "plant faults, and measure what the verdict makes of them",
+    "audit": "compare two checkpoints without rendering",
     "doctor": "say what works on this machine, and how to mend the rest",
     "ls": "list the renders in the store",
     "verify": "check every byte in the store",

@@ -164,16 +164,6 @@ def build(composed: Mapping[str, Any]) -> RunConfig:
     return config
 
 
-def hazards(config: RunConfig) -> list[str]:
-    """Settings that can be run but mislead: one sentence each, to be shown before rendering."""
-    return [
-        f"case {case.name}: dynamic guidance with the ddim sampler; CogVideoX was tuned for dynamic"
-        " guidance with dpm and for a constant scale with ddim, so quality may suffer on both sides"
-        for case in config.cases
-        if case.dynamic_guidance and case.sampler == "ddim"
-    ]
-
-
 def _check_something_to_compare(tree: _Tree) -> None:
     for key, remedy in (
         ("cases", "choose some with `case=[...]`"),

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from backends.checkpoints.lora import Lora, LoraModule, is_lora, open_lora
     from backends.checkpoints.mapping import to_canonical
     from backends.checkpoints.report import ComponentReport, ConversionReport, Notice
+    from backends.checkpoints.settings import model_settings
+    from backends.checkpoints.source import Source, Stored, open_source
+    from backends.checkpoints.source_lora import LoraSource, open_lora_source
     from backends.checkpoints.tensors import LazyTensors, digest, state_digest
 
 _HOMES = {
@@ -30,6 +33,12 @@ _HOMES = {
     "ComponentReport": "report",
     "ConversionReport": "report",
     "Notice": "report",
+    "model_settings": "settings",
+    "LoraSource": "source_lora",
+    "open_lora_source": "source_lora",
+    "Source": "source",
+    "Stored": "source",
+    "open_source": "source",
     "LazyTensors": "tensors",
     "digest": "tensors",
     "state_digest": "tensors",
@@ -41,12 +50,18 @@ __all__ = [
     "LazyTensors",
     "Lora",
     "LoraModule",
+    "LoraSource",
     "Notice",
+    "Source",
+    "Stored",
     "canonical_state",
     "convert",
     "digest",
     "is_lora",
+    "model_settings",
     "open_lora",
+    "open_lora_source",
+    "open_source",
     "state_digest",
     "to_canonical",
 ]

@@ -1,6 +1,6 @@
 """A Diffusers pipeline's JSON configurations, written from SAT settings.
 
-Three kinds of keys: those that SAT's YAML states too (`_stated`), those that SAT's code fixes
+Three kinds of keys: those that SAT's YAML states too (`stated_settings`), those that SAT's code fixes
 (`diffusers_keys.fixed_keys`), and those that change nothing in this model (`_free`), for which the
 published value is written unless an earlier configuration is at hand.
 """
@@ -35,9 +35,9 @@ def write_configs(
     otherwise overridden key by key. Raises `Unsupported` where Diffusers has no such model.
     """
     _refuse(config)
-    stated = _stated(config)
+    stated = stated_settings(config)
     if base is not None:
-        if _stated(read_configs(base, "earlier configuration")) == stated:
+        if stated_settings(read_configs(base, "earlier configuration")) == stated:
             return dict(base)
         start = {name: parse(base[name], name) for name in CONFIG_FILES}
     else:
@@ -68,7 +68,7 @@ def _refuse(config: ModelConfig) -> None:
         )
 
 
-def _stated(config: ModelConfig) -> dict[str, dict[str, Any]]:
+def stated_settings(config: ModelConfig) -> dict[str, dict[str, Any]]:
     """What the YAML says, in Diffusers' words."""
     transformer, vae, schedule = config.transformer, config.vae, config.sampler.schedule
     widths = [vae.ch * multiplier for multiplier in vae.ch_mult]

@@ -10,7 +10,8 @@ levels from the output, Diffusers from the input. T5 has the same names on both 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from torch import Tensor
@@ -84,6 +85,10 @@ _ENCODER_ENDS = ("conv_in.conv", "norm_out", "conv_out.conv")
 _DECODER_ENDS = ("conv_in.conv", *(f"norm_out.{part}" for part in _SPATIAL_NORM), "conv_out.conv")
 
 
+_BLOCK_NUMBER = re.compile(r"(?:transformer\.layers|mixins\.adaln_layer\.\w+)\.(\d+)\.")
+_LEVEL_NUMBER = re.compile(r"decoder\.up\.(\d+)\.block\.(\d+)\.")
+
+
 def transformer_table(config: TransformerConfig) -> Table:
     """The rules of a transformer; names as in SAT's `DiffusionTransformer.state_dict()`."""
     ends = (*_TRANSFORMER, *(_OFS if config.ofs_embed_dim is not None else ()))
@@ -127,6 +132,30 @@ def vae_table(config: VaeConfig) -> Table:
         for sat, diffusers in names
     )
     return Table("vae", tuple(rule for group in rules for rule in group))
+
+
+def known_rules(component: str, names: Iterable[str]) -> dict[str, Rule]:
+    """The rules that know some of these SAT tensor names, by name; no configuration is needed.
+
+    The numbers of blocks and levels are read off the names. Names in Diffusers' form have no rule.
+    """
+    given = set(names)
+    rules: Iterable[Rule] = ()
+    if component == "transformer":
+        blocks = [int(found[1]) for name in given if (found := _BLOCK_NUMBER.match(name))]
+        numbers = range(max(blocks, default=-1) + 1)
+        rules = [
+            *(filled for rule in _TRANSFORMER for filled in rule.over(p=_PARAMETERS)),
+            *(filled for rule in _BLOCK for filled in rule.over(i=numbers, p=_PARAMETERS)),
+        ]
+    elif component == "vae":
+        levels = [int(found[1]) for name in given if (found := _LEVEL_NUMBER.match(name))]
+        depths = [int(found[2]) for name in given if (found := _LEVEL_NUMBER.match(name))]
+        # Widths that all differ give every level the shortcut that a change of width brings.
+        widths = tuple(range(1, max(levels, default=-1) + 2))
+        depth = max(depths, default=0)
+        rules = vae_table(VaeConfig(1, widths, depth, 1, 1, 4)).rules if levels else ()
+    return {rule.sat: rule for rule in rules if rule.sat in given}
 
 
 def to_canonical(

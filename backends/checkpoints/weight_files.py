@@ -94,6 +94,19 @@ def copy_weights(source: Path, destination: Path, stems: tuple[str, str]) -> lis
     return [Notice("dropped", f"{source.name}/{name}", why) for name in sorted(others - taken)]
 
 
+def read_file(path: Path) -> Mapping[str, Any]:
+    """The content of one weight file: loaders of a safetensors file, else what torch stored.
+
+    Raises `CheckpointError` for missing or damaged files, and for files that hold code.
+    """
+    if path.suffix == ".safetensors":
+        return _safetensors(path)
+    content = read_torch_file(path)
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path} holds {type(content).__name__}, expected names and tensors")
+    return cast(Mapping[str, Any], content)
+
+
 def plain(tensor: Tensor) -> Tensor:
     """A contiguous CPU tensor that owns exactly its own bytes, as both file formats need it."""
     tensor = tensor.detach().cpu().contiguous()

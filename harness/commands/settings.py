@@ -15,6 +15,7 @@ from harness.folders import choices, conf_folders, groups
 if TYPE_CHECKING:
     from harness.board import Board
     from harness.config import RunConfig
+    from harness.records import Finding
     from harness.runner import SweepShare
 
 _SETTINGS = """\
@@ -76,8 +77,9 @@ def add_settings(parser: argparse.ArgumentParser, description: str, examples: st
 
 def carry_out(args: argparse.Namespace, verb: str, job: Job) -> int:
     """Compose what `args` says and do `job` once, or once for each combination of a sweep."""
+    from harness.audit.hazards import hazards
     from harness.compose import compose_tree
-    from harness.config import build, hazards
+    from harness.config import build
 
     request = Request(tuple(args.settings), tuple(args.plugin), _command_line(args, verb))
     folders = conf_folders(args.config_dir)
@@ -88,13 +90,21 @@ def carry_out(args: argparse.Namespace, verb: str, job: Job) -> int:
         return sweep(request, folders, job, verb, again=args.again)
     config = build(compose_tree(request.overrides, folders))
     for hazard in hazards(config):
-        print(f"parity: warning: {hazard}", file=sys.stderr)
+        print(warning(hazard), file=sys.stderr)
     return job(config, request)
 
 
 def board(request: Request) -> Board | None:
     """Where the sweep's progress is written down, if this is one of its jobs."""
     return None if request.sweep is None else request.sweep.board
+
+
+def warning(hazard: Finding) -> str:
+    """One line for a person: the reason, and the remedy where there is one."""
+    remedy = f". Remedy: {hazard.remedy}" if hazard.remedy else ""
+    from harness.report.text import visible
+
+    return visible(f"parity: warning: {hazard.detail}{remedy}")
 
 
 def _check_plugins(plugins: tuple[str, ...]) -> None:

@@ -18,8 +18,9 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from harness.audit.hazards import hazards
 from harness.board import Board
-from harness.commands.settings import Job, Request
+from harness.commands.settings import Job, Request, warning
 from harness.compose import (
     CONFIG_NAME,
     VERSION_BASE,
@@ -29,7 +30,7 @@ from harness.compose import (
     sweep_folder,
     to_tree,
 )
-from harness.config import RunConfig, build, hazards
+from harness.config import RunConfig, build
 from harness.errors import (
     EXIT_DIFFERENT,
     EXIT_EQUIVALENT,
@@ -61,8 +62,8 @@ def sweep(
     """
     jobs = split_sweep(request.overrides, folders)
     configs = [build(compose_tree(overrides, folders)) for overrides in jobs]
-    for warning in dict.fromkeys(chain.from_iterable(map(hazards, configs))):
-        print(f"parity: warning: {warning}", file=sys.stderr)
+    for line in dict.fromkeys(map(warning, chain.from_iterable(map(hazards, configs)))):
+        print(line, file=sys.stderr)
     stores = {config.store: Store(config.store) for config in configs}
     memory = _Memory(verb, request.plugins, again)
     finished = [memory.recall(config, stores[config.store]) for config in configs]

@@ -21,7 +21,6 @@ COUNT = 10_000
 def fill(root: Path) -> None:
     """A run with its renders, and copies of one render's record under other keys."""
     from harness.records import RenderRecord
-    from harness.store import Store
     from tests.report.synthetic_runs import demo
 
     run = demo(root)

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 import harness
+from harness.audit.hazards import hazards
 from harness.compose import compose_tree
-from harness.config import RunConfig, build, hazards
+from harness.config import RunConfig, build
 from harness.errors import ConfigError
 from harness.folders import choices, conf_folders, shipped_folder
 
@@ -119,8 +120,8 @@ def test_the_demo_has_every_placement_and_both_matches_of_sat() -> None:
 
 def test_dynamic_guidance_with_ddim_is_a_hazard_and_not_an_error() -> None:
     config = configure("cases.micro_2b_quick.dynamic_guidance=true")
-    assert len(hazards(config)) == 1
-    assert "dynamic guidance" in hazards(config)[0]
+    (hazard,) = hazards(config)
+    assert "dynamic guidance" in hazard.detail
     assert hazards(configure("case=[micro_2b,micro_5b]")) == []
 
 

@@ -1,4 +1,4 @@
-"""Sweeps in forked processes: torch is imported once, so that a sweep of the fake backend takes a second.
+"""Sweeps in forked processes: torch is imported once, so a sweep of the fake backend takes a second.
 
 What runs is `harness.session.run` for every job, as a sweep's launcher calls it, with the worker inside
 the process: killing the process kills everything at once.

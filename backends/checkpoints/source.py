@@ -1,0 +1,141 @@
+"""Any CogVideoX checkpoint opened for comparison: every tensor under its canonical name, unread.
+
+Unlike `conversion`, which refuses what it cannot carry over exactly, this reader takes what is
+there: a damaged, partial or fine-tuned checkpoint is what an audit is for. What no rule knows keeps
+its own name and is marked so. Files are memory-mapped, so opening costs nothing, reading a tensor
+costs that tensor, and `Stored.release` gives its pages back.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from backends.checkpoints.rules import WHOLE, Rule
+from backends.checkpoints.tensors import Loader, dtype_name
+
+SourceKind = Literal["diffusers", "sat", "file"]
+
+_PAGE = 4096
+_DONT_NEED = 4  # MADV_DONTNEED on Linux
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One tensor of a checkpoint.
+
+    `name` is canonical, component first; a name that no rule knows stays, behind its component.
+    `regrouped`: cut out of, or joined from, a tensor of another layout. `load` gives the tensor in
+    canonical layout; `pages` the mapped memory that it was read from.
+    """
+
+    name: str
+    stored_as: str
+    dtype: str
+    shape: tuple[int, ...]
+    load: Loader
+    pages: Loader
+    regrouped: bool = False
+
+    def release(self) -> None:
+        """Let the system take back the mapped pages; the next `load` reads them again."""
+        _release(self.pages())
+
+
+@dataclass(frozen=True)
+class Source:
+    """An opened checkpoint.
+
+    `tensors` by canonical name. `components` are those it holds. `configs` are its settings by
+    canonical key (`vae.scaling_factor`), with the defaults of the stack filled in; None where it
+    has none. `tables` are what SAT stores and Diffusers computes: name to (stored, expected), where
+    expected is None if it could not be computed. `remarks` say what could not be read, and why.
+    """
+
+    path: Path
+    kind: SourceKind
+    tensors: Mapping[str, Stored]
+    configs: Mapping[str, Any] | None
+    tables: Mapping[str, tuple[Stored, Loader | None]] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """Names of the components that have tensors here, in alphabetical order."""
+        return tuple(sorted({name.partition(".")[0] for name in self.tensors}))
+
+
+def open_source(path: Path) -> Source:
+    """Open a SAT or Diffusers model folder, one component's folder, or one weight file.
+
+    Raises `CheckpointError` where nothing can be read at all.
+    """
+    from backends.checkpoints.source_files import open_file
+    from backends.checkpoints.source_folders import open_folder
+
+    return open_folder(path) if path.is_dir() else open_file(path)
+
+
+def as_stored(component: str, name: str, load: Loader) -> Stored:
+    """A tensor that already has canonical layout."""
+    tensor = load()
+    return Stored(
+        name=f"{component}.{name}",
+        stored_as=name,
+        dtype=dtype_name(tensor),
+        shape=tuple(tensor.shape),
+        load=load,
+        pages=load,
+    )
+
+
+def by_rule(component: str, rule: Rule, load: Loader) -> list[Stored]:
+    """The canonical tensors that one SAT tensor holds; itself if its rows do not fit the rule."""
+    whole = load()
+    rows, *rest = (*whole.shape, *(() if whole.ndim else (0,)))
+    chunks = rule.layout.chunks
+    if chunks > 1 and rows % chunks:
+        return [as_stored(component, rule.sat, load)]
+    found: list[Stored] = []
+    for index, name in enumerate(rule.diffusers):
+        part = partial(_part, rule, index, load)
+        share = len(rule.layout.groups[index])
+        copied = share > 1
+        found.append(
+            Stored(
+                name=f"{component}.{name}",
+                stored_as=rule.sat,
+                dtype=dtype_name(whole),
+                shape=(rows * share // chunks, *rest) if whole.ndim else (),
+                load=part,
+                pages=load if copied else part,
+                regrouped=rule.layout != WHOLE,
+            )
+        )
+    return found
+
+
+def _part(rule: Rule, index: int, load: Loader) -> Tensor:
+    whole = load()
+    chunks, group = rule.layout.chunks, rule.layout.groups[index]
+    if chunks == 1:
+        return whole
+    if len(group) == 1:
+        return whole.chunk(chunks)[group[0]]  # a view, where `split` would copy
+    return rule.layout.split(whole)[index]
+
+
+def _release(tensor: Tensor) -> None:
+    if sys.platform != "linux" or not tensor.is_contiguous():
+        return
+    start, size = tensor.data_ptr(), tensor.nbytes
+    first, last = -(-start // _PAGE) * _PAGE, (start + size) // _PAGE * _PAGE
+    if last > first:
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), _DONT_NEED)

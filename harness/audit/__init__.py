@@ -1,0 +1,42 @@
+"""Checkpoints and configurations compared without rendering.
+
+`audit` compares two checkpoints tensor by tensor and key by key; `hazards` reads a run's
+configuration. Both give `harness.records.Finding`. Importing this package costs nothing: torch
+comes with the first audit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from harness.audit.records import AuditReport
+
+__all__ = ["audit"]
+
+
+def audit(
+    reference: str | Path,
+    candidate: str | Path,
+    *,
+    dtype: str | None = None,
+    lora: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> AuditReport:
+    """Compare two checkpoints: model folders, component folders, weight files, or micro models.
+
+    `dtype` is the precision that the candidate is meant to be stored in ("bfloat16", ...).
+    `lora` is the LoRA file that was meant to be fused into the candidate. `progress` is told the
+    bytes read so far and in all. Raises `CheckpointError`, `ParityError`.
+    """
+    from backends.micro import MODELS, model_path
+    from harness.audit.procedure import audit_checkpoints
+
+    paths = [
+        model_path(str(name)) if str(name) in MODELS else Path(name).expanduser()
+        for name in (reference, candidate)
+    ]
+    meant = None if lora is None else Path(lora).expanduser()
+    return audit_checkpoints(paths[0], paths[1], dtype, meant, progress)

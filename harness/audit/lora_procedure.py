@@ -1,0 +1,77 @@
+"""Audits in which a LoRA file takes part: two files compared, or one held against its model."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+
+from backends.checkpoints import LoraSource, Source
+from harness.audit.loras import fit_findings, lora_against_lora, own_findings
+from harness.audit.records import AuditReport, SourceReport
+from harness.audit.summary import peak_gib, summary
+from harness.errors import EXIT_DIFFERENT, EXIT_EQUIVALENT
+from harness.records import Finding
+from harness.report.text import counted
+
+
+def compare_loras(a: LoraSource, b: LoraSource, started: float) -> AuditReport:
+    """Two LoRA files, of any origin, compared by what they add to each layer."""
+    findings = [*own_findings(b, "the candidate"), *lora_against_lora(a, b)]
+    if not findings:
+        said = f"IDENTICAL in effect: both LoRAs add the same to {counted(len(a.layers), 'layer')}"
+    else:
+        said = f"DIFFERENT: {counted(len(findings), 'finding')} on {len(b.layers)} LoRA layers"
+    notes = list(own_findings(a, "the reference"))
+    return _report(lora_summary(a), lora_summary(b), said, findings, notes, started)
+
+
+def check_fit(model: Source, lora: LoraSource, started: float) -> AuditReport:
+    """A LoRA held against the model that it is for: no values are compared."""
+    shapes = {name: stored.shape for name, stored in model.tensors.items()}
+    findings = [*fit_findings(lora, shapes), *own_findings(lora, "the LoRA")]
+    layers = counted(len(lora.layers), "layer")
+    if not findings:
+        said = f"FITS: every one of the LoRA's {layers} is in the model, in its size"
+    else:
+        said = f"DOES NOT FIT: {counted(len(findings), 'finding')} on the LoRA's {layers}"
+    return _report(summary(model), lora_summary(lora), said, findings, [], started)
+
+
+def lora_summary(lora: LoraSource) -> SourceReport:
+    """The LoRA as a source: layers counted by rank and alpha."""
+    kinds = Counter(
+        f"rank {found.rank}, alpha {'not said' if found.alpha is None else f'{found.alpha:g}'}"
+        for found in lora.layers.values()
+    )
+    return SourceReport(
+        path=str(lora.path),
+        kind="lora",
+        tensors={"layers": len(lora.layers)},
+        dtypes={"layers": dict(kinds)},
+        gib=0.0,
+        remarks=[],
+    )
+
+
+def _report(
+    reference: SourceReport,
+    candidate: SourceReport,
+    headline: str,
+    findings: list[Finding],
+    notes: list[Finding],
+    started: float,
+) -> AuditReport:
+    return AuditReport(
+        reference=reference,
+        candidate=candidate,
+        identical=not findings,
+        headline=headline,
+        compared={},
+        findings=findings,
+        notes=notes,
+        settings={},
+        tensors=[],
+        wall_s=time.perf_counter() - started,
+        peak_gib=peak_gib(),
+        exit_code=EXIT_DIFFERENT if findings else EXIT_EQUIVALENT,
+    )

@@ -1,0 +1,178 @@
+"""Findings about LoRA files: alone, against the model they are for, against each other, and fused."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+import torch
+
+from backends.checkpoints import LoraSource
+from harness.audit.compare import Pair
+from harness.audit.deltas import Outcome, delta, what_was_fused
+from harness.audit.places import blocks_in_words, listed, place
+from harness.records import Finding
+from harness.report.text import counted
+
+_ALIKE = 0.98
+_SAME = 1e-3
+_FUSE_AGAIN = "fuse again from the base weights with the factor alpha / rank, scale 1"
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def own_findings(lora: LoraSource, which: str) -> Iterable[Finding]:
+    """What is wrong with a LoRA file whatever it is used with."""
+    ranks = {layer: found.rank for layer, found in lora.layers.items()}
+    silent = [layer for layer, found in lora.layers.items() if found.alpha is None]
+    if len(set(ranks.values())) > 1 and silent:
+        yield _finding(
+            "alpha",
+            f"{which} has layers of ranks {', '.join(map(str, sorted(set(ranks.values()))))} and no"
+            f" alpha for {counted(len(silent), 'layer')}: some loaders take the first layer's rank as"
+            " alpha everywhere, and then apply each layer with the factor first rank / own rank",
+            "save the LoRA with alpha (a header or alpha tensors)",
+        )
+    if lora.strange:
+        yield _finding(
+            "keys",
+            f"{which}: {counted(len(lora.strange), 'key')} belong to no layer: {listed(lora.strange)}",
+            "rename them to transformer.<layer>.lora_A.weight and lora_B.weight",
+        )
+    if not lora.prefixed:
+        yield _finding(
+            "keys",
+            f"{which}: keys without the prefix `transformer.`; Diffusers ignores them and runs the"
+            " base model, with a line in its log at most",
+            "put `transformer.` before every key",
+        )
+
+
+def fit_findings(lora: LoraSource, shapes: Shapes) -> Iterable[Finding]:
+    """Which layers the model does not have, or has in another size."""
+    wanted = {layer: f"transformer.{layer}.weight" for layer in lora.layers}
+    strange = [layer for layer, name in wanted.items() if name not in shapes]
+    if strange:
+        every = " none of its layers is in the model, so it would change nothing:"
+        some = f" {len(strange)} of its {len(wanted)} layers are not in the model:"
+        yield _finding(
+            "keys",
+            f"the LoRA matches badly:{every if len(strange) == len(wanted) else some}"
+            f" {listed(strange)}",
+            "use the LoRA with the model that it was trained on, or rename its keys",
+        )
+    misfit = [
+        f"{layer} ({found.up().shape[0]}x{found.down().shape[1]} for"
+        f" {'x'.join(map(str, shapes[wanted[layer]]))})"
+        for layer, found in lora.layers.items()
+        if wanted[layer] in shapes
+        and shapes[wanted[layer]] != (found.up().shape[0], found.down().shape[1])
+    ]
+    if misfit:
+        yield _finding(
+            "shapes",
+            f"{counted(len(misfit), 'layer')} of the LoRA have another size: {listed(misfit)}",
+            "use the LoRA with the model that it was trained on",
+        )
+
+
+def fused_findings(lora: LoraSource, pairs: list[Pair]) -> list[Finding]:
+    """What was fused into the candidate, layer by layer, against the reference and the LoRA.
+
+    Pairs that hold exactly what was intended, and those whose mistake is named, are marked `told`.
+    """
+    by_name = {pair.name: pair for pair in pairs}
+    groups: defaultdict[tuple[str, str], list[tuple[str, Outcome]]] = defaultdict(list)
+    first = next(iter(lora.layers.values())).rank
+    for layer, found in lora.layers.items():
+        pair = by_name.get(f"transformer.{layer}.weight")
+        if pair is None or not pair.comparable:
+            continue
+        named = {
+            "1 / rank": 1 / found.rank,
+            "rank": float(found.rank),
+            "first rank / own rank": first / found.rank,
+            "own rank / first rank": found.rank / first,
+            "alpha left out": 1 / lora.scaling(layer),
+            "sign flipped": -1.0,
+            "twice": 2.0,
+        }
+        outcome = what_was_fused(pair.load_a(), pair.load_b(), delta(lora, layer), named.values())
+        pair.release()
+        if outcome.kind in ("intended", "scaled", "transposed"):
+            pair.told = True
+        if outcome.kind == "intended":
+            continue
+        factor = next((word for word, f in named.items() if abs(f - outcome.factor) < _SAME), "")
+        groups[outcome.kind, factor].append((layer, outcome))
+    return [_fused(kind, factor, members, len(lora.layers))
+            for (kind, factor), members in groups.items()]  # fmt: skip
+
+
+def _fused(kind: str, factor: str, members: list[tuple[str, Outcome]], total: int) -> Finding:
+    layers = [layer for layer, _ in members]
+    value = members[0][1].factor
+    many = f"{len(members)} of {total} layers"
+    said = {
+        "not_applied": f"{many} are the base weights: the LoRA was not applied to {listed(layers)}",
+        "transposed": f"{many} hold the LoRA's product transposed, (B A)^T: {listed(layers)}",
+        "scaled": f"{many} hold the LoRA times {value:.4g}"
+        f"{f' ({factor})' if factor else ''} instead of 1: {listed(layers)}",
+        "other": f"{many} changed by something else than the LoRA: {listed(layers)}",
+    }[kind]
+    blocks = [block for layer in layers if (block := place(f"transformer.{layer}").block)]
+    return Finding(
+        kind="lora",
+        name="scale" if kind == "scaled" else kind,
+        detail=f"{said}; {blocks_in_words(blocks, len(set(blocks)))}" if blocks else said,
+        candidate=value,
+        component="transformer",
+        block=blocks[0] if len(set(blocks)) == 1 else None,
+        remedy=_FUSE_AGAIN,
+    )
+
+
+def lora_against_lora(a: LoraSource, b: LoraSource) -> list[Finding]:
+    """Two LoRA files compared by what they add to each layer."""
+    found: list[Finding] = []
+    for left, right, word in ((a, b, "only the reference"), (b, a, "only the candidate")):
+        alone = [layer for layer in left.layers if layer not in right.layers]
+        if alone:
+            said = f"{word} adapts {counted(len(alone), 'layer')}: {listed(alone)}"
+            found.append(_finding("keys", said, "compare how the two were exported"))
+    groups: defaultdict[str, list[str]] = defaultdict(list)
+    for layer in a.layers:
+        if layer in b.layers and (words := _unlike(a, b, layer)):
+            groups[words].append(layer)
+    found += [
+        _finding(
+            "scale" if "times" in words else "values",
+            f"{len(layers)} of {len(a.layers)} layers {words}: {listed(layers)}",
+            "compare rank, alpha and how the two files were exported",
+        )
+        for words, layers in groups.items()
+    ]
+    return found
+
+
+def _unlike(a: LoraSource, b: LoraSource, layer: str) -> str | None:
+    x, y = delta(a, layer), delta(b, layer)
+    if x.shape != y.shape:
+        return f"have another size ({tuple(x.shape)} and {tuple(y.shape)})"
+    size = float(x.norm() * y.norm())
+    likeness = float((x * y).sum()) / size if size else 0.0
+    if likeness >= _ALIKE:
+        ratio = float((x * y).sum() / x.square().sum())
+        rank = a.layers[layer].rank
+        if abs(ratio - 1) > _SAME:
+            named = " (1 / rank)" if abs(ratio * rank - 1) < _SAME else ""
+            return f"add the reference's product times {ratio:.4g}{named}"
+        gap = float((x - y).norm() / x.norm())
+        return None if gap < 1e-6 else f"differ by rel. L2 {gap:.0e} (rounding or training)"
+    if x.shape[0] == x.shape[1] and float((x * y.t()).sum()) / (size or 1.0) >= _ALIKE:
+        return "add the reference's product transposed"
+    return "add something else" if bool(torch.any(y != 0)) else "add nothing (a matrix is zero)"
+
+
+def _finding(name: str, detail: str, remedy: str) -> Finding:
+    return Finding(kind="lora", name=name, detail=detail, component="transformer", remedy=remedy)

@@ -1,0 +1,155 @@
+"""Findings about position embeddings: learned ones that were not loaded, tables not as configured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from backends.checkpoints import Source
+from harness.audit.compare import Pair
+from harness.audit.relations import CLOSE, cosine
+from harness.audit.values import sample
+from harness.records import Finding
+
+_NAME = "transformer.patch_embed.pos_embedding"
+
+
+def position_findings(pairs: list[Pair], a: Source, b: Source) -> list[Finding]:
+    """What became of the learned embedding, and whether SAT's stored tables are those configured.
+
+    The pair concerned is marked `told`, so that it is told once.
+    """
+    found = [finding for side, word in ((a, "reference"), (b, "candidate"))
+             for finding in _tables(side, word)]  # fmt: skip
+    pair = next((pair for pair in pairs if pair.name == _NAME and pair.status != "identical"), None)
+    if pair is not None and (finding := _learned(pair, b if b.configs else a)) is not None:
+        pair.told = True
+        found.append(finding)
+    return found
+
+
+def _learned(pair: Pair, source: Source) -> Finding | None:
+    if pair.status == "missing":
+        what = (
+            "the candidate lacks the learned position embedding; loading it would leave the sin-cos"
+            " default, or None, in its place"
+        )
+    elif pair.status in ("rounded", "same_values") or not pair.comparable:
+        return None
+    elif pair.relation is not None and pair.relation.kind == "zeros":
+        what = "all zeros: the learned position embedding was not loaded"
+    else:
+        stored = pair.load_b()
+        scale = _sin_cos_scale(stored, source)
+        pair.release()
+        if scale is None:
+            return None
+        what = (
+            f"the sin-cos default (interpolation {scale}) stands where the reference has learned"
+            " positions: the embedding was not loaded"
+        )
+    return Finding(
+        kind="weights",
+        name=_NAME,
+        detail=f"{_NAME}: {what}",
+        component="transformer",
+        block="patch_embed",
+        remedy="Copy the tensor from the reference, and set use_learned_positional_embeddings",
+    )
+
+
+def _sin_cos_scale(stored: Tensor, source: Source) -> tuple[float, float] | None:
+    """The (spatial, temporal) interpolation whose sin-cos table `stored` is, within 0.01.
+
+    The scales are read off the table's own first sines, sin(1 / scale).
+    """
+    table = sin_cos_table(source, 1.0, 1.0)
+    settings = source.configs or {}
+    if table is None or stored.ndim != 3 or table.shape[-1] != stored.shape[-1]:
+        return None
+    patches, hidden = table.shape[-2:]
+    if stored.shape[-2] < patches:
+        return None
+    video = stored[:, -patches:].float()
+    patch = int(settings["transformer.patch_size"])
+    in_frame = int(settings["transformer.sample_height"]) // patch
+    in_frame *= int(settings["transformer.sample_width"]) // patch
+    firsts = (video[0, 1, hidden // 4], video[0, in_frame % patches, 0])
+    angles = [math.asin(min(1.0, abs(float(first)))) for first in firsts]
+    if not all(angles):
+        return None
+    spatial, temporal = (round(1 / angle, 3) for angle in angles)
+    table = sin_cos_table(source, spatial, temporal)
+    close = table is not None and bool(((table - video).abs() < 0.01).all())
+    return (spatial, temporal) if close else None
+
+
+def sin_cos_table(source: Source, spatial: float, temporal: float) -> Tensor | None:
+    """The video part of Diffusers' sin-cos table (1, patches, hidden) for these settings.
+
+    A quarter of the channels encodes time, then three eighths each width and height, each as sines
+    then cosines of p / 10000^(2k/d). None where the settings do not say the sizes.
+    """
+    settings = source.configs or {}
+    keys = ("num_attention_heads", "attention_head_dim", "sample_frames", "sample_height",
+            "sample_width", "patch_size", "temporal_compression_ratio")  # fmt: skip
+    values = [settings.get(f"transformer.{key}") for key in keys]
+    if any(value is None for value in values):
+        return None
+    heads, width, frames, height, breadth, patch, ratio = (int(v) for v in values if v is not None)
+    sizes = ((frames - 1) // ratio + 1, height // patch, breadth // patch)
+    hidden = heads * width
+    time = _waves(sizes[0], temporal, hidden // 4)
+    tall = _waves(sizes[1], spatial, hidden // 8 * 3)
+    wide = _waves(sizes[2], spatial, hidden // 8 * 3)
+    parts = (
+        time[:, None, None].expand(*sizes, -1),
+        wide[None, None, :].expand(*sizes, -1),
+        tall[None, :, None].expand(*sizes, -1),
+    )
+    return torch.cat(parts, dim=-1).reshape(1, -1, hidden).float()
+
+
+def _waves(count: int, scale: float, size: int) -> Tensor:
+    speeds = 10000.0 ** (-torch.arange(size // 2, dtype=torch.float64) / (size / 2))
+    angles = torch.outer(torch.arange(count, dtype=torch.float64) / scale, speeds)
+    return torch.cat((angles.sin(), angles.cos()), dim=1)
+
+
+def _tables(source: Source, which: str) -> Iterable[Finding]:
+    for name, (stored, expected) in source.tables.items():
+        if expected is None:
+            continue
+        tensor = stored.load()
+        problem = _unlike(tensor, expected)
+        stored.release()
+        if problem:
+            yield Finding(
+                kind="weights",
+                name=name,
+                detail=f"{name}: the table that the {which} stores is not the one that its settings"
+                f" imply ({problem}); Diffusers computes it from the settings and would run another"
+                " model",
+                component="transformer",
+                block="patch_embed",
+                remedy="Use the settings that this checkpoint was trained with (interpolation"
+                " scales, sample size, frames, text length)",
+            )
+
+
+def _unlike(tensor: Tensor, expected: Callable[[], Tensor]) -> str | None:
+    wanted = expected()
+    if tensor.shape != wanted.shape:
+        return f"shape {tuple(tensor.shape)}, not {tuple(wanted.shape)}"
+    # Sine and cosine differ by an ulp between maths libraries.
+    step = torch.finfo(tensor.dtype).eps
+    gap = float((tensor.double() - wanted.to(tensor.dtype).double()).abs().max())
+    if gap <= step:
+        return None
+    if not bool(tensor.any()):
+        return "it is all zeros"
+    likeness = cosine(sample(tensor), sample(wanted))
+    return f"values up to {gap:.3g} away" + ("" if likeness > CLOSE else ", another table")
