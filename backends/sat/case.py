@@ -9,13 +9,13 @@ from torch import Tensor
 
 from backends.base import Case
 from backends.errors import InvalidRequest, Unsupported
-from backends.sat.engine import SatEngine
+from backends.sat.opened import OpenedModel
 from backends.sat.vae import decode_pieces
 
 _log = logging.getLogger("parity")
 
 
-def check_text(engine: SatEngine, name: str, text: Tensor) -> None:
+def check_text(engine: OpenedModel, name: str, text: Tensor) -> None:
     """Raise `InvalidRequest` if a shared embedding does not fit the transformer."""
     config = engine.config.transformer
     expected = (1, config.text_length, config.text_hidden_size)
@@ -26,7 +26,7 @@ def check_text(engine: SatEngine, name: str, text: Tensor) -> None:
         )
 
 
-def check_case(engine: SatEngine, case: Case) -> None:
+def check_case(engine: OpenedModel, case: Case) -> None:
     """Raise `InvalidRequest` or `Unsupported` for what this model cannot render; warn where
     asked."""
     config = engine.config

@@ -6,7 +6,7 @@ included, runs in one dtype; the solver keeps float32.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -90,6 +90,11 @@ class SatEngine(nn.Module):
     def device(self) -> torch.device:
         """Where the transformer is."""
         return next(self.diffusion_model.parameters()).device
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """The transformer's blocks, in order."""
+        return list(self.diffusion_model.get_submodule("mixins.adaln_layer.blocks").children())
 
     def latent_shape(self, frames: int) -> tuple[int, int, int, int, int]:
         """Shape (1, T, C, H, W) of the latents of a video of `frames` frames."""

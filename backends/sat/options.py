@@ -25,6 +25,9 @@ class SatOptions:
     `scaled_dot_product_attention`. `checkpoint` is a SAT folder that takes the place of the case's
     `model`, for a pair whose other side needs another format; `config` is a YAML file and
     `text_encoder` a T5 folder that do not lie in it.
+
+    `repo` is the `sat` folder of a checkout of CogVideo, whose own code then runs the model in place
+    of this project's; `inference_config` is the YAML file with `args:` that goes with it.
     """
 
     dtype: str = "float32"
@@ -34,6 +37,8 @@ class SatOptions:
     checkpoint: str | None = None
     config: str | None = None
     text_encoder: str | None = None
+    repo: str | None = None
+    inference_config: str | None = None
 
 
 def parse_options(options: Mapping[str, Any]) -> SatOptions:
