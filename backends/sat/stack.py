@@ -106,7 +106,7 @@ class _SoloGroup(dist.ProcessGroup):
     def __init__(self) -> None:
         super().__init__(0, 1)
 
-    def broadcast(self, tensors: Any, opts: Any) -> Any:
+    def broadcast(self, tensors: Any, opts: Any = None) -> Any:
         """Done at once: there is nobody to send to."""
         future: Any = torch.futures.Future()
         future.set_result(tensors)

@@ -6,7 +6,6 @@ import os
 from argparse import Namespace
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -54,11 +53,14 @@ class TreeEngine:
         self.diffusion_model: nn.Module = native.model.diffusion_model
         self.first_stage_model: nn.Module = native.first_stage_model
         self.conditioner = _Conditioner(native.conditioner.embedders[0])
+        self._blocks: list[nn.Module] | None = None
 
-    @cached_property
+    @property
     def blocks(self) -> Sequence[nn.Module]:
         """The transformer's blocks, in order; see `backends.sat_tree.blocks`."""
-        return make_blocks(self.diffusion_model)
+        if self._blocks is None:
+            self._blocks = make_blocks(self.diffusion_model)
+        return self._blocks
 
     def latent_shape(self, frames: int) -> tuple[int, int, int, int, int]:
         """Shape (1, T, C, H, W) of the latents of a video of `frames` frames."""

@@ -93,8 +93,8 @@ class Sampling:
         """CogVideo's `sampler_step` with `clean` in place of what its `denoise` would give."""
         arguments = self._arguments(call, latents, index, self._clean_before(index))
         wanted = {name: value for name, value in arguments.items() if name in self._names}
-        with patch.object(self.sampler, "denoise", lambda *_, **__: clean):
-            result = self._step(**wanted)
+        with patch.object(self.sampler, "denoise", _always(clean)):
+            result: Any = self._step(**wanted)
         self._previous = index, clean
         return result[0] if isinstance(result, tuple) else result
 
@@ -123,12 +123,13 @@ class Sampling:
                 forced = self._arguments(call(), bound["x"], index, bound.get("old_denoised"))
                 bound = {name: forced[name] for name in bound}
             with due(index):
-                result = self._step(**bound)
-            rest = result[1:] if isinstance(result, tuple) else None
-            latents = result if rest is None else result[0]
+                result: Any = self._step(**bound)
+            # The dpm sampler's steps return (latents, clean sample), the ddim sampler's latents.
+            pair = isinstance(result, tuple)
+            latents = result[0] if pair else result
             latents = seen(index, bound["x"], predictions[-1], latents)
             index += 1
-            return latents if rest is None else (latents, *rest)
+            return (latents, result[1]) if pair else latents
 
         with (
             patch.object(self.sampler, "denoise", denoise),
@@ -141,7 +142,7 @@ class Sampling:
         level = self.table.levels[index] * latents.new_ones(1)
         times = latents.new_full((1,), float(self.table.timesteps[index]))
         with self._level(index):
-            return self._native.denoiser(lambda *_, **__: velocity, latents, level, {}, idx=times)
+            return self._native.denoiser(_always(velocity), latents, level, {}, idx=times)
 
     def _arguments(
         self, call: Call, latents: Tensor, index: int, old: Tensor | None
@@ -200,9 +201,11 @@ class Sampling:
             return
         levels = self.table.clean_levels
         level = (self.table.levels if levels is None else levels)[index]
-        with patch.object(
-            self._native.denoiser, "possibly_quantize_sigma", lambda s: torch.ones_like(s) * level
-        ):
+
+        def unrounded(sigma: Tensor) -> Tensor:
+            return torch.ones_like(sigma) * level
+
+        with patch.object(self._native.denoiser, "possibly_quantize_sigma", unrounded):
             yield
 
     def _clean_before(self, index: int) -> Tensor | None:
@@ -214,6 +217,13 @@ class Sampling:
                 " was not the last one taken; drive the steps in order from 0"
             )
         return self._previous[1]
+
+
+def _always(value: Tensor) -> Callable[..., Tensor]:
+    def give(*_: Any, **__: Any) -> Tensor:
+        return value
+
+    return give
 
 
 def _foreign(engine: TreeEngine, steps: int, shared: ScheduleTable) -> StepTable:

@@ -72,7 +72,7 @@ def read_settings(
     with TemporaryDirectory(prefix="parity-") as work:
         last = Path(work) / "variant.yaml"
         last.write_text(yaml.safe_dump(own), encoding="utf-8")
-        args: Namespace = code.arguments.get_args(["--base", *map(str, [*files, last])])
+        args: Any = code.arguments.get_args(["--base", *map(str, [*files, last])])
     del args.deepspeed_config
     _complete(args.model_config, parts, device)
     return args

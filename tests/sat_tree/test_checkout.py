@@ -21,7 +21,7 @@ def nothing_required(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_wrong_path_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InvalidRequest, match="nowhere.*no such folder"):
+    with pytest.raises(InvalidRequest, match=r"nowhere.*no such folder"):
         find_checkout(str(tmp_path / "nowhere"))
     with pytest.raises(InvalidRequest, match=r"has no diffusion_video\.py.*THUDM/CogVideo"):
         find_checkout(str(tmp_path))
@@ -116,4 +116,6 @@ def test_the_digest_knows_every_source(tmp_path: Path) -> None:
 
 def _nothing_of(folder: Path) -> None:
     assert str(folder) not in sys.path
-    assert not {"arguments", "diffusion_video", "sample_video", "sgm", "sgm.util"} & set(sys.modules)
+    assert not {"arguments", "diffusion_video", "sample_video", "sgm", "sgm.util"} & set(
+        sys.modules
+    )

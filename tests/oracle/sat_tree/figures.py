@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[3])]
 
-from trees import HOW, checkout, commit
+from trees import HOW, checkout, commit  # noqa: E402
 
 _PACKAGES = ("torch", "transformers", "SwissArmyTransformer", "pytorch_lightning", "kornia",
              "beartype")  # fmt: skip

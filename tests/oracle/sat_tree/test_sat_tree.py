@@ -24,7 +24,9 @@ CROSSED = 2e-6
 """Relative L2: guidance on the velocity and on the clean sample round differently."""
 
 
-@pytest.fixture(scope="module", params=["micro-2b-float32", "micro-5b-float32", "micro-5b-bfloat16"])
+@pytest.fixture(
+    scope="module", params=["micro-2b-float32", "micro-5b-float32", "micro-5b-bfloat16"]
+)
 def both(request: pytest.FixtureRequest) -> Iterator[Any]:
     from comparisons import KINDS, open_both
 
