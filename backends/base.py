@@ -33,9 +33,10 @@ class Case:
     """What to render. `model` is a micro model's name, a local folder, or a hub id.
 
     `image` is a picture file for image-to-video, `video` a clip for video-to-video, of whose noise
-    schedule the last `strength` (0 to 1] is run; with neither it is text-to-video. `height` and
-    `width` are pixels, `fps` frames a second. `sampler` and `dynamic_guidance` are part of the case
-    because every stack must be told them explicitly: their defaults differ.
+    schedule the last `strength` (0 to 1] is run; with neither it is text-to-video. Both may name an
+    embedded file, `micro:NAME`. `height` and `width` are pixels, `fps` frames a second. `sampler` and
+    `dynamic_guidance` are part of the case because every stack must be told them explicitly: their
+    defaults differ.
     """
 
     name: str
@@ -53,6 +54,16 @@ class Case:
     image: str | None = None
     video: str | None = None
     strength: float = 0.8
+
+    @property
+    def solver_steps(self) -> int:
+        """Steps that are run: all, or of video-to-video the last `strength` share, rounded down.
+
+        As `get_timesteps` of `pipeline_cogvideox_video2video.py`.
+        """
+        if self.video is None:
+            return self.steps
+        return min(int(self.steps * self.strength), self.steps)
 
 
 @dataclass(frozen=True)
@@ -109,8 +120,9 @@ class Policies:
 
     `layer_norm_eps` is that of the transformer's last norm. `frames_to_uint8` is the stack's own
     exporter, which the harness does not use. `image_scale` multiplies the latents of a conditioning
-    image; None for a model that takes none. Values are short phrases or numbers so that they can be
-    compared and shown.
+    image; None for a model that takes none. `first_latent_frames` counts the pixel frames to which
+    the video's first latent frame is decoded, of which the last is kept. Values are short phrases or
+    numbers so that they can be compared and shown.
     """
 
     schedule: str
@@ -120,6 +132,7 @@ class Policies:
     layer_norm_eps: float
     frames_to_uint8: str
     image_scale: float | None = None
+    first_latent_frames: int = 1
 
 
 @dataclass(frozen=True)

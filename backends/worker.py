@@ -37,7 +37,7 @@ from backends.questions import Question
 if TYPE_CHECKING:
     from backends.trace import TraceRecorder
 
-SHAREABLE = ("text", "unconditional", "schedule", "latent_dtype")
+SHAREABLE = ("text", "unconditional", "schedule", "latent_dtype", "image")
 
 
 def _load_inputs(inputs: str | None, factors: list[str]) -> Inputs:
@@ -59,6 +59,7 @@ def _load_inputs(inputs: str | None, factors: list[str]) -> Inputs:
         negative_text=tensors["negative_text"] if "unconditional" in share else None,
         schedule=ScheduleTable(**meta["schedule"]) if "schedule" in share else None,
         latent_dtype=meta["latent_dtype"] if "latent_dtype" in share else None,
+        image_scale=meta["image_scale"] if "image" in share else None,
     )
 
 
@@ -109,9 +110,11 @@ class Worker:
 
         pipeline = self._opened()
         run = pipeline.prepare(Case(**case), Inputs())
+        policies = pipeline.policies()
         meta = {
             "schedule": asdict(run.schedule),
-            "latent_dtype": pipeline.policies().latent_dtype,
+            "latent_dtype": policies.latent_dtype,
+            "image_scale": policies.image_scale,
         }
         target = Path(path)
         tensors = {"text": run.text, "negative_text": run.negative_text}

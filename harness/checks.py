@@ -6,13 +6,13 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import fields
-from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from backends import registry
 from backends.base import DTYPES, Case, Sampler
+from backends.micro import media_path
 from harness.errors import ConfigError
 from harness.suggest import suggest
 
@@ -79,7 +79,8 @@ def check_case(name: str, values: Mapping[str, Any]) -> Case:
             f"`{where}.sampler`: no sampler {sampler!r}{suggest(str(sampler), samplers)}"
         )
     case: Case = typed(where, Case, {**values, "name": name})
-    for problem in (*_shape_problems(case), *_sampling_problems(case)):
+    problems = *_shape_problems(case), *_sampling_problems(case), *_conditioning_problems(case)
+    for problem in problems:
         raise ConfigError(f"`{where}.{problem}")
     return case
 
@@ -117,8 +118,31 @@ def _sampling_problems(case: Case) -> list[str]:
         )
     if not case.prompt.strip():
         problems.append("prompt`: it is empty; say what to render")
-    if case.image is not None and not Path(case.image).expanduser().is_file():
-        problems.append(f"image`: there is no file {case.image} (relative to the current folder)")
+    return problems
+
+
+def _conditioning_problems(case: Case) -> list[str]:
+    problems: list[str] = []
+    for name, given in (("image", case.image), ("video", case.video)):
+        if given is None:
+            continue
+        try:
+            found = media_path(given).is_file()
+        except KeyError as error:
+            problems.append(f"{name}`: {error.args[0]}")
+            continue
+        if not found:
+            problems.append(f"{name}`: there is no file {given} (relative to the current folder)")
+    if case.image is not None and case.video is not None:
+        problems.append("video`: a case has an `image` or a `video`, not both; set one to null")
+    if not 0 < case.strength <= 1:
+        problems.append(
+            f"strength`: {case.strength:g}; give a share of the steps, above 0, up to 1"
+        )
+    elif case.solver_steps < 1:
+        problems.append(
+            f"strength`: {case.strength:g} of {case.steps} steps leaves none to run; raise one"
+        )
     return problems
 
 

@@ -31,7 +31,8 @@ VARIANT_KEYS = frozenset({"backend", "patch", "python", "threads"})
 class Match(Record):
     """Which factors the candidate takes from the reference; the rest is its own stack's policy.
 
-    `noise` is always shared: without the common tape equal seeds would not mean equal noise.
+    `noise` is always shared: without the common tape equal seeds would not mean equal noise. `image`
+    is the multiplier of a conditioning picture's latents; it says nothing about models without one.
     """
 
     noise: Literal["shared"]
@@ -39,6 +40,7 @@ class Match(Record):
     unconditional: Sharing
     schedule: Sharing
     latent_dtype: Sharing
+    image: Sharing
 
     @property
     def share(self) -> tuple[str, ...]:

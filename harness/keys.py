@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from backends.base import Case, TraceOptions, Variant
-from backends.micro import MODELS, model_path
+from backends.micro import MODELS, media_path, model_path
 from harness.errors import ConfigError
 from harness.records import SCHEMA_VERSION
 from harness.store import content_key
@@ -72,8 +72,9 @@ def _base(
     content = asdict(case)
     del content["name"]
     content["model"] = model_fingerprint(case.model)
-    if case.image is not None:
-        content["image"] = file_sha256(Path(case.image))
+    for name in ("image", "video"):
+        if content[name] is not None:
+            content[name] = file_sha256(media_path(content[name]))
     return {
         "schema": SCHEMA_VERSION,
         "case": content,

@@ -98,4 +98,4 @@ def _jobs(
 
 
 def _trace(case: Case, full: bool) -> TraceOptions:
-    return TraceOptions(list(range(case.steps)) if full else probe_steps(case.steps))
+    return TraceOptions(list(range(case.solver_steps)) if full else probe_steps(case.solver_steps))

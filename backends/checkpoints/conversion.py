@@ -86,6 +86,7 @@ def _to_diffusers(source: SatFolder, folder: Path) -> list[Notice]:
     weights = {name: source.components[name] for name in ("transformer", "vae")}
     write_diffusers(folder, texts, weights)
     Sidecar(sat=source.origin).write(folder)
+    notices += _image_scale(source.config)
     if base is None:
         guidance = source.config.sampler.guidance
         notices += [
@@ -129,7 +130,20 @@ def _to_sat(source: DiffusersFolder, folder: Path) -> list[Notice]:
     )
     notices += write_sat(folder, config, source.components, kept)
     Sidecar(diffusers=source.config_texts).write(folder)
-    return notices
+    return [*notices, *_image_scale(source.config)]
+
+
+def _image_scale(config: ModelConfig) -> list[Notice]:
+    """What neither format can say of 1.5 image-to-video, though both code bases act on it."""
+    scale = config.image_scale
+    if scale is None or config.transformer.patch_size_t is None:
+        return []
+    why = (
+        f"fixed by code: SAT multiplies the image's latents by {scale:g}, Diffusers by"
+        f" {1 / config.scale_factor:.6g} (its `invert_scale_latents`); no configuration makes them"
+        " equal, so share the factor `image` when you compare"
+    )
+    return [Notice("dropped", "scale of the conditioning image", why)]
 
 
 def _restore(

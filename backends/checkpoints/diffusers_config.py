@@ -7,11 +7,11 @@ from typing import Any
 
 from backends.checkpoints.diffusers_keys import (
     CONFIG_FILES,
-    FIXED,
     SCHEDULER,
     SCHEDULERS,
     TRANSFORMER,
     VAE,
+    fixed_keys,
     parse,
 )
 from backends.errors import CheckpointError, Unsupported
@@ -35,15 +35,17 @@ def read_configs(texts: Mapping[str, str], where: str) -> ModelConfig:
     such model.
     """
     files = {name: parse(texts[name], f"{where}/{name}") for name in CONFIG_FILES}
-    for file, key, expected, default in FIXED:
+    transformer = _transformer(files[TRANSFORMER], f"{where}/{TRANSFORMER}")
+    for file, key, expected, default in fixed_keys(
+        transformer.patch_size_t, transformer.takes_image
+    ):
         value = files[file].get(key, default)
         if value != expected:
             raise Unsupported(
-                f"{where}/{file}: {key} is {value!r}; SAT's code for the 1.0 text-to-video models"
-                f" fixes {expected!r}, so this pipeline has no SAT form"
+                f"{where}/{file}: {key} is {value!r}; SAT's code for this kind of model fixes"
+                f" {expected!r}, so this pipeline has no SAT form"
             )
     schedule, kind = _schedule(files[SCHEDULER], f"{where}/{SCHEDULER}")
-    transformer = _transformer(files[TRANSFORMER], f"{where}/{TRANSFORMER}")
     vae = files[VAE]
     return ModelConfig(
         scale_factor=_need(vae, "scaling_factor", f"{where}/{VAE}"),
@@ -67,10 +69,23 @@ def _transformer(values: Mapping[str, Any], where: str) -> TransformerConfig:
         _need(values, "in_channels", where),
         _need(values, "out_channels", where),
     )
-    if in_channels != out_channels:
+    if in_channels not in (out_channels, 2 * out_channels):
         raise Unsupported(
-            f"{where}: {in_channels} channels in and {out_channels} out, an image-to-video model;"
-            " only text-to-video models can be converted"
+            f"{where}: {in_channels} channels in and {out_channels} out; SAT has text-to-video models,"
+            " with as many in as out, and image-to-video models, with twice as many"
+        )
+    patch_size_t = values.get("patch_size_t")
+    learned = bool(values.get("use_learned_positional_embeddings", False))
+    # Diffusers takes 0 as none.
+    ofs_embed_dim = values.get("ofs_embed_dim") or None
+    if patch_size_t is not None and (learned or not rotary):
+        raise Unsupported(
+            f"{where}: patches in time need the rotary embedding alone; SAT has no other such model"
+        )
+    if (patch_size_t is None and ofs_embed_dim) or (learned and not rotary):
+        raise Unsupported(
+            f"{where}: a mixture of CogVideoX 1.0 and 1.5 (patch_size_t {patch_size_t},"
+            f" ofs_embed_dim {ofs_embed_dim}), of which SAT has no model"
         )
     heads, head_size = (
         _need(values, "num_attention_heads", where),
@@ -99,6 +114,9 @@ def _transformer(values: Mapping[str, Any], where: str) -> TransformerConfig:
         layernorm_epsilon=_need(values, "norm_eps", where),
         vocab_size=1,
         max_sequence_length=64,
+        patch_size_t=patch_size_t,
+        ofs_embed_dim=ofs_embed_dim,
+        learned_positions=learned,
     )
 
 

@@ -1,7 +1,7 @@
 """A Diffusers pipeline's JSON configurations, written from SAT settings.
 
 Three kinds of keys: those that SAT's YAML states too (`_stated`), those that SAT's code fixes
-(`diffusers_keys.FIXED`), and those that change nothing in this model (`_free`), for which the
+(`diffusers_keys.fixed_keys`), and those that change nothing in this model (`_free`), for which the
 published value is written unless an earlier configuration is at hand.
 """
 
@@ -14,12 +14,12 @@ from typing import Any
 from backends.checkpoints.diffusers_config import read_configs
 from backends.checkpoints.diffusers_keys import (
     CONFIG_FILES,
-    FIXED,
     INDEX,
     SCHEDULER,
     SCHEDULERS,
     TRANSFORMER,
     VAE,
+    fixed_keys,
     parse,
 )
 from backends.errors import Unsupported
@@ -42,7 +42,8 @@ def write_configs(
         start = {name: parse(base[name], name) for name in CONFIG_FILES}
     else:
         start = _free(config, tokenizer_class)
-        for file, key, value, _ in FIXED:
+        transformer = config.transformer
+        for file, key, value, _ in fixed_keys(transformer.patch_size_t, transformer.takes_image):
             start[file][key] = value
     return {
         name: json.dumps({**start[name], **stated[name]}, indent=2) + "\n" for name in CONFIG_FILES
@@ -95,6 +96,9 @@ def _stated(config: ModelConfig) -> dict[str, dict[str, Any]]:
             "temporal_compression_ratio": transformer.time_compressed_rate,
             "max_text_seq_length": transformer.text_length,
             "norm_eps": transformer.layernorm_epsilon,
+            "patch_size_t": transformer.patch_size_t,
+            "ofs_embed_dim": transformer.ofs_embed_dim,
+            "use_learned_positional_embeddings": transformer.learned_positions,
             **positions,
         },
         VAE: {
@@ -122,9 +126,13 @@ def _free(config: ModelConfig, tokenizer_class: str) -> dict[str, dict[str, Any]
     """Keys that neither the YAML nor SAT's code decides.
 
     The rotary model reads no interpolation scale. The VAE's sample size decides the tile size only;
-    it is the size that the transformer's latents decode to.
+    it is the size that the transformer's latents decode to, and for 1.5, which has no size of its
+    own, that of every published VAE. 1.5 reads no `patch_bias`, and without an image no
+    `invert_scale_latents` (`fixed_keys`, which has the last word).
     """
     transformer, pixels = config.transformer, config.vae.spatial_compression
+    is_15 = transformer.patch_size_t is not None
+    size = (transformer.latent_height * pixels, transformer.latent_width * pixels)
     return {
         INDEX: {
             "text_encoder": ["transformers", "T5EncoderModel"],
@@ -136,12 +144,14 @@ def _free(config: ModelConfig, tokenizer_class: str) -> dict[str, dict[str, Any]
             "_class_name": "CogVideoXTransformer3DModel",
             "spatial_interpolation_scale": 1.875,
             "temporal_interpolation_scale": 1.0,
+            "patch_bias": not is_15,
         },
         VAE: {
             "_class_name": "AutoencoderKLCogVideoX",
             "force_upcast": True,
-            "sample_height": transformer.latent_height * pixels,
-            "sample_width": transformer.latent_width * pixels,
+            "invert_scale_latents": is_15,
+            "sample_height": 480 if is_15 else size[0],
+            "sample_width": 720 if is_15 else size[1],
         },
         SCHEDULER: {"clip_sample_range": 1.0, "sample_max_value": 1.0},
     }

@@ -1,4 +1,4 @@
-"""A Diffusers pipeline folder of a CogVideoX text-to-video model, read and written."""
+"""A Diffusers pipeline folder of a CogVideoX model, read and written."""
 
 from __future__ import annotations
 

@@ -19,23 +19,18 @@ SCHEDULERS: dict[str, SamplerKind] = {
     "CogVideoXDPMScheduler": "dpm",
 }
 
-# What SAT's code fixes: file, key, the value it has there, and what Diffusers takes if the key is
-# absent.
-FIXED: tuple[tuple[str, str, Any, Any], ...] = (
-    (INDEX, "_class_name", "CogVideoXPipeline", None),
+Fixed = tuple[str, str, Any, Any]
+"""File, key, the value that SAT's code fixes, and what Diffusers takes if the key is absent."""
+
+FIXED: tuple[Fixed, ...] = (
     (TRANSFORMER, "activation_fn", "gelu-approximate", "gelu-approximate"),
     (TRANSFORMER, "attention_bias", True, True),
     (TRANSFORMER, "dropout", 0.0, 0.0),
     (TRANSFORMER, "flip_sin_to_cos", True, True),
     (TRANSFORMER, "freq_shift", 0, 0),
     (TRANSFORMER, "norm_elementwise_affine", True, True),
-    (TRANSFORMER, "ofs_embed_dim", None, None),
-    (TRANSFORMER, "patch_bias", True, True),
-    (TRANSFORMER, "patch_size_t", None, None),
     (TRANSFORMER, "timestep_activation_fn", "silu", "silu"),
-    (TRANSFORMER, "use_learned_positional_embeddings", False, False),
     (VAE, "act_fn", "silu", "silu"),
-    (VAE, "invert_scale_latents", False, False),
     (VAE, "latents_mean", None, None),
     (VAE, "latents_std", None, None),
     (VAE, "norm_eps", 1e-6, 1e-6),
@@ -52,6 +47,22 @@ FIXED: tuple[tuple[str, str, Any, Any], ...] = (
     (SCHEDULER, "timestep_spacing", "trailing", "leading"),
     (SCHEDULER, "trained_betas", None, None),
 )
+
+
+def fixed_keys(patch_size_t: int | None, takes_image: bool) -> tuple[Fixed, ...]:
+    """`FIXED`, and what the kind of model fixes.
+
+    Diffusers reads `patch_bias` for 1.0 only (1.5's linear patch embedding has a bias on both sides,
+    though the published configurations say false), and `invert_scale_latents` for image-to-video
+    only: there 1.0 multiplies an image's latents by the scaling factor, 1.5 by its inverse.
+    """
+    kind = "CogVideoXImageToVideoPipeline" if takes_image else "CogVideoXPipeline"
+    rows: list[Fixed] = [(INDEX, "_class_name", kind, None)]
+    if patch_size_t is None:
+        rows.append((TRANSFORMER, "patch_bias", True, True))
+    if patch_size_t is None or takes_image:
+        rows.append((VAE, "invert_scale_latents", patch_size_t is not None, False))
+    return (*rows, *FIXED)
 
 
 def parse(text: str, where: str) -> dict[str, Any]:

@@ -1,10 +1,11 @@
-"""The mapping between SAT's and Diffusers' CogVideoX 1.0 tensors, as data.
+"""The mapping between SAT's and Diffusers' CogVideoX tensors, 1.0 and 1.5, as data.
 
-Facts: SAT's names and chunk orders from THUDM/CogVideo v1.0, `sat/dit_video_concat.py` and
-`sat/vae_modules/cp_enc_dec.py`; Diffusers' from `CogVideoXTransformer3DModel`,
-`CogVideoXLayerNormZero` and `AutoencoderKLCogVideoX`. The final layer needs no swap: both sides
-take shift before scale there. SAT counts the decoder's levels from the output, Diffusers from the
-input. T5 has the same names on both sides.
+Facts: SAT's names and chunk orders from THUDM/CogVideo (tag v1.0, main branch for 1.5),
+`sat/dit_video_concat.py` and `sat/vae_modules/cp_enc_dec.py`; Diffusers' from
+`CogVideoXTransformer3DModel`, `CogVideoXLayerNormZero` and `AutoencoderKLCogVideoX`. The final layer
+needs no swap: both sides take shift before scale there. 1.5's linear patch embedding and output keep
+their shape, because both sides order a patch by channel, time, row, column. SAT counts the decoder's
+levels from the output, Diffusers from the input. T5 has the same names on both sides.
 """
 
 from __future__ import annotations
@@ -39,6 +40,15 @@ _TRANSFORMER = (
     Rule("mixins.final_layer.adaLN_modulation.1.{p}", ("norm_out.linear.{p}",)),
     Rule("mixins.final_layer.linear.{p}", ("proj_out.{p}",)),
 )
+
+_LEARNED_POSITIONS = Rule("mixins.pos_embed.pos_embedding", ("patch_embed.pos_embedding",))
+"""Image-to-video 1.0. A sin-cos table has the same name in SAT but is not stored by Diffusers."""
+
+_OFS = (
+    Rule("ofs_embed.0.{p}", ("ofs_embedding.linear_1.{p}",)),
+    Rule("ofs_embed.2.{p}", ("ofs_embedding.linear_2.{p}",)),
+)
+"""Image-to-video 1.5."""
 
 _BLOCK = tuple(
     Rule(f"{sat}.{{p}}", tuple(f"transformer_blocks.{{i}}.{part}.{{p}}" for part in parts), layout)
@@ -76,8 +86,10 @@ _DECODER_ENDS = ("conv_in.conv", *(f"norm_out.{part}" for part in _SPATIAL_NORM)
 
 def transformer_table(config: TransformerConfig) -> Table:
     """The rules of a transformer; names as in SAT's `DiffusionTransformer.state_dict()`."""
+    ends = (*_TRANSFORMER, *(_OFS if config.ofs_embed_dim is not None else ()))
     rules = [
-        *(filled for rule in _TRANSFORMER for filled in rule.over(p=_PARAMETERS)),
+        *(filled for rule in ends for filled in rule.over(p=_PARAMETERS)),
+        *((_LEARNED_POSITIONS,) if config.learned_positions else ()),
         *(
             filled
             for rule in _BLOCK

@@ -1,10 +1,11 @@
 """SAT tensors without a counterpart in Diffusers: what they hold, and why they can be left out.
 
-Position tables follow from the configuration. SAT v1.0 stores them; Diffusers computes the sin-cos
-table when the model is built (a non-persistent buffer) and the rotary table at every call. On the
-way to Diffusers they are checked against the configuration and dropped; on the way to SAT they are
-computed by SAT's formulas, in float32 unless the model came from SAT with another dtype. SAT rounds
-them to its run's dtype on loading, so rounding them here would only spoil a run in float32.
+Position tables follow from the configuration. SAT v1.0 stores them, its 1.5 code does not; Diffusers
+computes the sin-cos table when the model is built (a non-persistent buffer) and the rotary table at
+every call. On the way to Diffusers they are checked against the configuration and dropped; on the
+way to SAT they are computed by SAT's formulas, in float32 unless the model came from SAT with another
+dtype. SAT rounds them to its run's dtype on loading, so rounding them here would only spoil a run in
+float32.
 """
 
 from __future__ import annotations
@@ -63,21 +64,24 @@ class OneSided:
 
 
 def one_sided(config: TransformerConfig) -> tuple[OneSided, ...]:
-    """The tensors that SAT v1.0 stores for this transformer and Diffusers does not."""
+    """The tensors that SAT stores for this transformer and Diffusers does not."""
     if config.positions == "sin_cos":
         why = "Diffusers computes this sin-cos table from its configuration and does not store it"
         return (OneSided("mixins.pos_embed.pos_embedding", lambda: _sin_cos(config), why),)
+    unread = OneSided(
+        "transformer.position_embeddings.weight",
+        lambda: torch.zeros(config.max_sequence_length, config.hidden_size),
+        "made by SAT's BaseModel but read by nothing, because the rotary mixin takes its place;"
+        " rebuilt as zeros so that SAT finds no key missing",
+        read=False,
+    )
+    if config.patch_size_t is not None:
+        return (unread,)
     why = "Diffusers computes the rotary table at every call, in float32, and does not store it"
     return (
         OneSided("mixins.pos_embed.freqs_sin", lambda: _rotary_angles(config).sin(), why),
         OneSided("mixins.pos_embed.freqs_cos", lambda: _rotary_angles(config).cos(), why),
-        OneSided(
-            "transformer.position_embeddings.weight",
-            lambda: torch.zeros(config.max_sequence_length, config.hidden_size),
-            "made by SAT's BaseModel but read by nothing, because the rotary mixin takes its place;"
-            " rebuilt as zeros so that SAT finds no key missing",
-            read=False,
-        ),
+        unread,
     )
 
 

@@ -33,9 +33,15 @@ def updated_document(text: str, config: ModelConfig) -> str:
 
 
 def _model(config: ModelConfig) -> dict[str, Any]:
+    image: dict[str, Any] = (
+        {"noised_image_input": True, "noised_image_all_concat": False, "noised_image_dropout": 0.05}
+        if config.transformer.takes_image
+        else {}
+    )
     return {
         "scale_factor": config.scale_factor,
         "disable_first_stage_autocast": True,
+        **image,
         "log_keys": ["txt"],
         "denoiser_config": {
             "target": f"{_DIFFUSION}.denoiser.DiscreteDenoiser",
@@ -105,11 +111,15 @@ def _transformer(config: TransformerConfig) -> dict[str, Any]:
     if config.positions == "rotary":
         kind = "Rotary3DPositionEmbeddingMixin"
         place["hidden_size_head"] = config.head_size
+        if config.learned_positions:
+            place["learnable_pos_embed"] = True
     else:
         kind = "Basic3DPositionEmbeddingMixin"
         for axis, divisor in zip(("time", "height", "width"), config.interpolation, strict=True):
             place[f"{axis}_interpolation"] = divisor
+    side, ofs = config.patch_size, config.ofs_embed_dim
     return {
+        **({} if ofs is None else {"ofs_embed_dim": ofs}),
         "time_embed_dim": config.time_embed_dim,
         "elementwise_affine": config.elementwise_affine,
         "num_frames": config.num_frames,
@@ -117,7 +127,7 @@ def _transformer(config: TransformerConfig) -> dict[str, Any]:
         "latent_width": config.latent_width,
         "latent_height": config.latent_height,
         "num_layers": config.num_layers,
-        "patch_size": config.patch_size,
+        "patch_size": side if config.patch_size_t is None else [config.patch_size_t, side, side],
         "in_channels": config.in_channels,
         "out_channels": config.out_channels,
         "hidden_size": config.hidden_size,
@@ -203,22 +213,28 @@ def _sampler(config: ModelConfig) -> dict[str, Any]:
 
 
 def _args(config: ModelConfig, dtype: str) -> dict[str, Any]:
-    """The inference script's arguments; `sampling_num_frames` counts latent frames."""
+    """The inference script's arguments; `sampling_num_frames` counts latent frames.
+
+    1.5 image-to-video takes its size from the picture.
+    """
     transformer, pixels = config.transformer, config.vae.spatial_compression
+    is_15 = transformer.patch_size_t is not None
     precision = {"bfloat16": {"bf16": True}, "float16": {"fp16": True}}
+    size = (
+        [768, 1360]
+        if is_15
+        else [transformer.latent_height * pixels, transformer.latent_width * pixels]
+    )
     return {
-        "image2video": False,
+        "image2video": transformer.takes_image,
         "latent_channels": config.vae.z_channels,
         "mode": "inference",
         "load": "transformer",
         "batch_size": 1,
         "input_type": "cli",
-        "sampling_image_size": [
-            transformer.latent_height * pixels,
-            transformer.latent_width * pixels,
-        ],
-        "sampling_num_frames": (transformer.num_frames - 1) // transformer.time_compressed_rate + 1,
-        "sampling_fps": 8,
+        **({} if is_15 and transformer.takes_image else {"sampling_image_size": size}),
+        "sampling_num_frames": transformer.latent_frames(transformer.num_frames),
+        "sampling_fps": 16 if is_15 else 8,
         **precision.get(dtype, {}),
         "output_dir": "outputs",
         "force_inference": True,

@@ -1,4 +1,4 @@
-"""A SAT folder of a CogVideoX 1.0 text-to-video model, read and written.
+"""A SAT folder of a CogVideoX model, read and written.
 
 Layout, as CogVideo's sat/README.md describes it: `transformer/latest` names an iteration,
 `transformer/<iteration>/mp_rank_00_model_states.pt` holds {"module": tensors}, `vae/3d-vae.pt`

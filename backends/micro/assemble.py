@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import filecmp
+import os
 import shutil
 from pathlib import Path
 
@@ -16,16 +18,20 @@ from backends.micro.transformer_stage import Trained
 LOUD_BLOCK, LOUD_POWER = 2, 18
 """The block whose attention values are scaled by 2^18: far past fp16's 65504, exact in bf16 and fp32."""
 
+SHARED = ("vae", "text_encoder", "tokenizer")
+"""Components that a derived model has in common with the model at the head of its line."""
+
 
 @torch.no_grad()
-def push_past_fp16(transformer: nn.Module) -> None:
-    """Scale one value projection up, and the output projection behind it down, by a power of two.
+def push_past_fp16(transformer: nn.Module, power: int = LOUD_POWER) -> None:
+    """Scale one value projection up, and the output projection behind it down, by 2^power.
 
     The function is unchanged to the bit wherever the exponent range of bfloat16 is at hand; in
     float16 the values overflow. So the weights need what the real 1.5-5B model is known to need.
+    `-LOUD_POWER` takes it back, for training to go on from stored weights.
     """
     attention = transformer.get_submodule(f"transformer_blocks.{LOUD_BLOCK}.attn1")
-    factor = 2.0**LOUD_POWER
+    factor = 2.0**power
     attention.get_parameter("to_v.weight").mul_(factor)
     attention.get_parameter("to_v.bias").mul_(factor)
     attention.get_parameter("to_out.0.weight").mul_(1 / factor)
@@ -33,7 +39,9 @@ def push_past_fp16(transformer: nn.Module) -> None:
 
 def write_pipeline(kind: Kind, vae: Vae, trained: Trained, tokenizer: Path, root: Path) -> Path:
     """Write `root/<kind.name>`; it replaces an older one in one move."""
-    vae.register_to_config(scaling_factor=kind.scaling_factor)
+    vae.register_to_config(
+        scaling_factor=kind.scaling_factor, invert_scale_latents=kind.invert_scale_latents
+    )
     parts = {
         "text_encoder": trained.text_encoder.to(torch.bfloat16),
         "vae": vae.to(torch.bfloat16),
@@ -41,7 +49,8 @@ def write_pipeline(kind: Kind, vae: Vae, trained: Trained, tokenizer: Path, root
     }
     if kind.rotary:
         push_past_fp16(trained.transformer)
-    pipeline = diffusers.CogVideoXPipeline(
+    name = "CogVideoXImageToVideoPipeline" if kind.image else "CogVideoXPipeline"
+    pipeline = getattr(diffusers, name)(
         tokenizer=load_tokenizer(tokenizer), scheduler=build_scheduler(kind), **parts
     )
     fresh, final = root / f".{kind.name}", root / kind.name
@@ -50,4 +59,17 @@ def write_pipeline(kind: Kind, vae: Vae, trained: Trained, tokenizer: Path, root
     copy_tokenizer(tokenizer, fresh / "tokenizer")
     shutil.rmtree(final, ignore_errors=True)
     fresh.rename(final)
+    if kind.parent is not None:
+        _link_equal_files(final, root / kind.parent)
     return final
+
+
+def _link_equal_files(folder: Path, other: Path) -> None:
+    """Replace what `folder` repeats of `other`'s shared components by relative links to it."""
+    for part in SHARED:
+        for file in sorted((folder / part).iterdir()):
+            twin = other / part / file.name
+            if twin.is_file() and filecmp.cmp(file, twin, shallow=False):
+                target = os.path.relpath(twin.resolve(), file.parent)
+                file.unlink()
+                file.symlink_to(target)

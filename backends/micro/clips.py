@@ -7,7 +7,7 @@ evaluation set and any test can name a clip by its number alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -102,6 +102,19 @@ def scene(seed: int) -> Scene:
         start=start,
         travel=travel,
     )
+
+
+def scene_from_middle(seed: int) -> Scene:
+    """Scene `seed` with a shorter path that starts near the middle of the frame.
+
+    Its first frame does not tell where the shape will go; in `scene` the start gives it away.
+    """
+    what = scene(seed)
+    dx, dy = DIRECTIONS[what.direction]
+    x, y = what.start
+    across = y if dx else x
+    along = 0.5 + ((x + dx * what.travel / 2 if dx else y + dy * what.travel / 2) - 0.5) / 2
+    return replace(what, start=(along, across) if dx else (across, along), travel=what.travel * 0.6)
 
 
 def draw(what: Scene, frames: int = 17, height: int = 64, width: int = 64) -> Frames:

@@ -1,6 +1,7 @@
 """Train the embedded micro models: `python -m backends.micro.train --work FOLDER`.
 
     clips -> VAE -> normalised, bfloat16 -> latents -> transformer + T5, each kind -> folders
+    a parent's folder -> latents with pictures, text embeddings -> transformer -> derived folders
 
 Finished stages are kept in the work folder and not repeated. `backends/micro/TRAINING.md` says what the
 committed weights were made with.
@@ -15,10 +16,13 @@ from pathlib import Path
 
 import torch
 
-from backends.micro.assemble import write_pipeline
+from backends.micro.assemble import LOUD_POWER, push_past_fp16, write_pipeline
+from backends.micro.clips import captions
+from backends.micro.derived_stage import TextTable, train_derived
+from backends.micro.image_latents import ImageLatents, encode_with_images
 from backends.micro.kinds import KINDS, Kind, build_transformer
-from backends.micro.stack import Vae
-from backends.micro.text import build_text_encoder, load_tokenizer, write_tokenizer
+from backends.micro.stack import Vae, diffusers, transformers
+from backends.micro.text import build_text_encoder, load_tokenizer, token_ids, write_tokenizer
 from backends.micro.transformer_stage import (
     Latents,
     Stretch,
@@ -34,6 +38,16 @@ LATENT_STD = 1 / 1.15258426
 INITIAL_SEED = 67280421310721
 """torch's own default seed, which the committed weights were initialised from."""
 
+
+DERIVED_CLIPS = 664, 240
+"""Training clips of the derived models: those that cross the frame, those that start in its middle."""
+
+DERIVED_STRETCHES = {
+    "micro-5b-i2v": (300, 0.002),
+    "micro-1.5-5b": (600, 0.003),
+    "micro-1.5-5b-i2v": (300, 0.002),
+}
+"""Steps and peak learning rate, Muon throughout."""
 
 STRETCHES = {
     "micro-2b": [Stretch(False, 1000, 4000, 0.0015), Stretch(True, 2500, 2500, 0.003)],
@@ -95,6 +109,44 @@ def transformer_stage(work: Path, kind: Kind, latents: Latents, tokenizer: Path)
     return trained
 
 
+def image_latents_stage(work: Path, vae: Vae) -> ImageLatents:
+    """The training clips of the derived models with their pictures, encoded once."""
+    path = work / "image_latents.pt"
+    if path.exists():
+        return ImageLatents(**torch.load(path, weights_only=True))
+    latents = encode_with_images(vae, *DERIVED_CLIPS, _log)
+    torch.save(vars(latents), path)
+    return latents
+
+
+def derived_stage(work: Path, kind: Kind, parent: Path) -> tuple[Vae, Trained]:
+    """The trained transformer of a derived kind, with its parent's VAE and text encoder."""
+    float32 = {"torch_dtype": torch.float32}
+    vae = diffusers.AutoencoderKLCogVideoX.from_pretrained(str(parent / "vae"), **float32)
+    text_encoder = transformers.T5EncoderModel.from_pretrained(
+        str(parent / "text_encoder"), **float32
+    )
+    start = diffusers.CogVideoXTransformer3DModel.from_pretrained(
+        str(parent / "transformer"), **float32
+    )
+    push_past_fp16(start, -LOUD_POWER)
+    path = work / f"{kind.name}.pt"
+    if path.exists():
+        transformer = build_transformer(kind)
+        transformer.load_state_dict(torch.load(path, weights_only=True))
+        return vae, Trained(transformer, text_encoder)
+    latents = image_latents_stage(work, vae)
+    words = captions()
+    with torch.no_grad():
+        ids = token_ids(load_tokenizer(parent / "tokenizer"), ["", *words])
+        embedded: torch.Tensor = text_encoder(ids)[0]
+    text = TextTable({word: row for row, word in enumerate(words)}, embedded[1:], embedded[:1])
+    steps, lr = DERIVED_STRETCHES[kind.name]
+    transformer = train_derived(kind, start, latents, text, steps, lr, _log)
+    torch.save(transformer.state_dict(), path)
+    return vae, Trained(transformer, text_encoder)
+
+
 def main(arguments: list[str]) -> None:
     """Run every stage that the work folder lacks, then write the pipeline folders."""
     parser = argparse.ArgumentParser(description="Train the embedded micro models.")
@@ -107,14 +159,19 @@ def main(arguments: list[str]) -> None:
     args = parser.parse_args(arguments)
     args.work.mkdir(parents=True, exist_ok=True)
     torch.set_flush_denormal(True)  # subnormal gradients are ten times slower and teach nothing
-    tokenizer = args.work / "tokenizer"
-    if not tokenizer.exists():
-        write_tokenizer(tokenizer)
-    vae = vae_stage(args.work)
-    latents = latents_stage(args.work, vae, args.clips)
     for name in args.kinds:
-        trained = transformer_stage(args.work, KINDS[name], latents, tokenizer)
-        _log(f"wrote {write_pipeline(KINDS[name], vae, trained, tokenizer, args.out)}")
+        kind = KINDS[name]
+        if kind.parent is not None:
+            tokenizer = args.out / kind.parent / "tokenizer"
+            vae, trained = derived_stage(args.work, kind, args.out / kind.parent)
+        else:
+            tokenizer = args.work / "tokenizer"
+            if not tokenizer.exists():
+                write_tokenizer(tokenizer)
+            vae = vae_stage(args.work)
+            latents = latents_stage(args.work, vae, args.clips)
+            trained = transformer_stage(args.work, kind, latents, tokenizer)
+        _log(f"wrote {write_pipeline(kind, vae, trained, tokenizer, args.out)}")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ options      the flat YAML options, checked
 source       opening a SAT or Diffusers folder, through yaml_reader, layout and checkpoint
 engine       the model as a whole: transformer, vae, text, denoiser, samplers
 run          one render: stages and native loop
+picture      the conditioning picture
 identity     digests, settings, policies, canonical module names
 stack        package `sat`, typed and quiet, in a world of one rank
 """
@@ -91,7 +92,7 @@ class SatPipeline:
     def policies(self) -> Policies:
         from backends.sat.identity import read_policies
 
-        return read_policies()
+        return read_policies(self._opened(), self._options.first_frame == "single")
 
     def modules(self) -> Mapping[str, nn.Module]:
         from backends.sat.identity import canonical_modules
@@ -129,7 +130,7 @@ class SatPipeline:
 
         engine, options = self._opened(), self._options
         settings = partial(in_force, engine.diffusion_model, options.attention, options.allow_tf32)
-        return SatRun(engine, case, inputs, settings)
+        return SatRun(engine, case, inputs, settings, options.first_frame == "single")
 
 
 def _chosen_folder(model: str, options: SatOptions) -> Path:

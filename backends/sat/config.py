@@ -16,8 +16,11 @@ SamplerKind = Literal["ddim", "dpm"]
 class TransformerConfig:
     """The diffusion transformer. `interpolation` divides positions: (time, height, width).
 
-    `latent_height`, `latent_width` and `num_frames` (pixels' frames) are the only size it renders,
-    except that videos may be shorter.
+    `patch_size` is that along height and width. `patch_size_t`, along time, tells CogVideoX 1.5 from
+    1.0, where it is None. A 1.0 model renders `latent_height` x `latent_width` only, and at most
+    `num_frames` pixel frames; to a 1.5 model the first two are an upper bound, and `num_frames`
+    gives the length of its position table in patches. `ofs_embed_dim` belongs to 1.5
+    image-to-video, `learned_positions` (added beside the rotary embedding) to 1.0 image-to-video.
     """
 
     num_layers: int
@@ -40,11 +43,33 @@ class TransformerConfig:
     layernorm_epsilon: float
     vocab_size: int
     max_sequence_length: int
+    patch_size_t: int | None = None
+    ofs_embed_dim: int | None = None
+    learned_positions: bool = False
 
     @property
     def head_size(self) -> int:
         """Channels of one attention head."""
         return self.hidden_size // self.num_attention_heads
+
+    @property
+    def takes_image(self) -> bool:
+        """Whether the latents of a conditioning image come beside the noisy ones."""
+        return self.in_channels == 2 * self.out_channels
+
+    @property
+    def table_frames(self) -> int:
+        """Length of the position table along time, in patches."""
+        return (self.num_frames - 1) // self.time_compressed_rate + 1
+
+    def latent_frames(self, frames: int) -> int:
+        """Latent frames of a video of `frames` pixel frames, 1.5's padding frame included.
+
+        The padding comes first (`sat/configs/inference.yaml`: 22 for 81 frames), and decoding
+        drops it again.
+        """
+        kept = (frames - 1) // self.time_compressed_rate + 1
+        return kept + int(self.patch_size_t is not None)
 
 
 @dataclass(frozen=True)
@@ -119,3 +144,22 @@ class ModelConfig:
     text: TextConfig
     denoiser_schedule: ScheduleConfig
     sampler: SamplerConfig
+
+    @property
+    def image_scale(self) -> float | None:
+        """What SAT multiplies the VAE's latents of a conditioning image by; None if it takes none.
+
+        `sat/sample_video.py`: 1.0 uses the scale of all latents, 1.5 divides by it again.
+        """
+        if not self.transformer.takes_image:
+            return None
+        return self.scale_factor if self.transformer.patch_size_t is None else 1.0
+
+    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int, int]:
+        """Shape (1, T, C, H, W) of the latents of a video, 1.5's padding frame included.
+
+        `height` and `width` are pixels.
+        """
+        transformer, pixels = self.transformer, self.vae.spatial_compression
+        channels = transformer.out_channels
+        return 1, transformer.latent_frames(frames), channels, height // pixels, width // pixels

@@ -12,7 +12,8 @@ from torch import Tensor
 from backends.sat.config import GuidanceConfig, ScheduleConfig
 from backends.sat.discretization import StepTable, denoiser_levels
 
-Network = Callable[[Tensor, Tensor, Tensor], Tensor]
+Network = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+"""Velocity of (latents, timesteps, text, image); `DiffusionTransformer.forward`."""
 
 
 def guidance_scale(config: GuidanceConfig, steps: int, timestep: int) -> float:
@@ -75,12 +76,16 @@ class Denoiser:
         table: StepTable,
         step: int,
         guidance: GuidanceConfig,
+        image: Tensor | None = None,
     ) -> Denoised:
-        """Denoise `latents` (B, T, C, H, W) float32 with `text` (2B, L, D), unconditional first."""
+        """Denoise `latents` (B, T, C, H, W) float32 with `text` (2B, L, D), unconditional first.
+
+        `image` (1, T, C, H, W) stands beside the latents of both branches.
+        """
         timestep = table.timesteps[step]
         doubled = torch.cat([latents, latents])
         times = latents.new_full((doubled.shape[0],), float(timestep))
-        branches = self._network(doubled, times, text)
+        branches = self._network(doubled, times, text, image)
         clean = self.clean(branches, doubled, self.level(table, step))
         unconditional, conditional = clean.chunk(2)
         scale = guidance_scale(guidance, len(table), timestep)

@@ -23,7 +23,7 @@ from backends.sat.source import ModelSource
 from backends.sat.stack import unchanged_process
 from backends.sat.text import TextConditioner
 from backends.sat.transformer import DiffusionTransformer
-from backends.sat.vae import VideoAutoencoder
+from backends.sat.vae import VideoAutoencoder, equal_pieces
 
 
 class Noise(Protocol):
@@ -31,6 +31,10 @@ class Noise(Protocol):
 
     def initial(self, shape: tuple[int, ...]) -> Tensor:
         """Standard normal float32 of `shape` on the CPU, the start of the sampling."""
+        ...
+
+    def image(self, shape: tuple[int, ...]) -> AbstractContextManager[Callable[[Tensor], Tensor]]:
+        """A context for the one draw of `shape` that samples a conditioning image's latents."""
         ...
 
     def step(self, index: int) -> AbstractContextManager[Callable[[Tensor], Tensor]]:
@@ -43,6 +47,7 @@ class SamplingPlan:
     """Everything that one sampling needs. `text` is (2, L, D), unconditional first.
 
     `latent_dtype`, if given, is what latents are rounded to at the start and after every step.
+    `image` (1, T, C, H, W) are the padded latents of the conditioning image, if the model takes one.
     """
 
     text: Tensor
@@ -50,6 +55,7 @@ class SamplingPlan:
     sampler: SamplerKind
     guidance: GuidanceConfig
     latent_dtype: torch.dtype | None = None
+    image: Tensor | None = None
 
 
 Observer = Callable[[int, Tensor, Denoised, Tensor], None]
@@ -96,22 +102,14 @@ class SatEngine(nn.Module):
         """The transformer's blocks, in order."""
         return list(self.diffusion_model.get_submodule("mixins.adaln_layer.blocks").children())
 
-    def latent_shape(self, frames: int) -> tuple[int, int, int, int, int]:
-        """Shape (1, T, C, H, W) of the latents of a video of `frames` frames."""
-        transformer = self.config.transformer
-        return (
-            1,
-            (frames - 1) // transformer.time_compressed_rate + 1,
-            transformer.in_channels,
-            transformer.latent_height,
-            transformer.latent_width,
-        )
+    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int, int]:
+        """Shape (1, T, C, H, W) of the latents of a video of `height` x `width` pixels."""
+        return self.config.latent_shape(frames, height, width)
 
     @torch.no_grad()
-    def encode_text(self, prompt: str) -> tuple[Tensor, Tensor]:
-        """Conditional and unconditional embedding (1, L, D); the latter is all zeros."""
-        text: Tensor = self.conditioner(prompt)
-        return text, torch.zeros_like(text)
+    def encode_text(self, prompt: str) -> Tensor:
+        """Conditional embedding (1, L, D); SAT's unconditional one is zeros of its shape."""
+        return self.conditioner(prompt)
 
     def start(self, plan: SamplingPlan, shape: tuple[int, ...], noise: Noise) -> Tensor:
         """Initial latents (B, T, C, H, W) in float32: unit noise, since sqrt(alpha_bar) is 0."""
@@ -126,7 +124,7 @@ class SatEngine(nn.Module):
     @torch.no_grad()
     def denoise(self, plan: SamplingPlan, latents: Tensor, index: int) -> Denoised:
         """One guided denoiser call at step `index`."""
-        return self.denoiser(latents, plan.text, plan.table, index, plan.guidance)
+        return self.denoiser(latents, plan.text, plan.table, index, plan.guidance, plan.image)
 
     @torch.no_grad()
     def sample(
@@ -148,16 +146,41 @@ class SatEngine(nn.Module):
         return latents
 
     @torch.no_grad()
-    def decode(self, latents: Tensor) -> Tensor:
-        """Frames (B, T, H, W, 3) float32 in [0, 1] of latents (B, T, C, H, W)."""
+    def decode(self, latents: Tensor, lone_first: bool = False) -> Tensor:
+        """Frames (B, T, H, W, 3) float32 in [0, 1] of latents (B, T, C, H, W).
+
+        1.5 leaves out the first latent frame, its padding. Its first remaining one becomes four
+        pixel frames, unless `lone_first`: CogVideo's main branch asks its VAE for a first frame of
+        its own only when more than one process decodes (`sat/vae_modules/autoencoder.py`, `use_cp`).
+        """
         scaled = 1.0 / self.config.scale_factor * latents.to(self.dtype).transpose(1, 2)
-        video = self.first_stage_model.decode(scaled.contiguous()).float()
-        frames = torch.clamp((video + 1.0) / 2.0, min=0.0, max=1.0)
+        if self.config.transformer.patch_size_t is None:
+            video = self.first_stage_model.decode(scaled.contiguous())
+        else:
+            kept = scaled[:, :, 1:].contiguous()
+            video = self.first_stage_model.decode(kept, equal_pieces(kept.shape[2]), lone_first)
+        frames = torch.clamp((video.float() + 1.0) / 2.0, min=0.0, max=1.0)
         return frames.permute(0, 2, 3, 4, 1).contiguous()
 
     @torch.no_grad()
-    def encode(self, video: Tensor, draw: Callable[[Tensor], Tensor]) -> Tensor:
-        """Scaled latents (B, T, C, H, W) of a video (B, T, 3, H, W) in [-1, 1]."""
-        pixels = video.to(self.dtype).transpose(1, 2).contiguous()
-        latents = self.config.scale_factor * self.first_stage_model.encode(pixels, draw)
-        return latents.transpose(1, 2).contiguous()
+    def encode_image(
+        self, picture: Tensor, shape: tuple[int, ...], scale: float | None, noise: Noise
+    ) -> Tensor:
+        """Latents `shape` (1, T, C, H, W) of `picture` (1, 3, H, W) in [-1, 1]: zeros but for the
+        first frame.
+
+        They are sampled from the VAE's posterior and multiplied by `scale`; None does what SAT does,
+        step by step, since 1.5's detour over the scale factor rounds.
+        """
+        pixels = picture.to(self.device, self.dtype).unsqueeze(2)
+        with noise.image((1, shape[2], 1, *shape[3:])) as draw:
+            latents = self.first_stage_model.encode(pixels, draw)
+        if scale is not None:
+            latents = scale * latents
+        else:
+            latents = self.config.scale_factor * latents
+            if self.config.transformer.patch_size_t is not None:
+                latents = latents / self.config.scale_factor
+        first = latents.transpose(1, 2)
+        padding = first.new_zeros(1, shape[1] - 1, *shape[2:])
+        return torch.cat((first, padding), dim=1)

@@ -21,8 +21,9 @@ _POSITIONS = "mixins.pos_embed.pos_embedding"
 def read_identity(engine: OpenedModel) -> Identity:
     """Digests of all weights under canonical names, dtypes, and every deciding setting.
 
-    The sin-cos table counts as a weight, because Diffusers has it as a buffer. SAT's rotary tables
-    and its unused position embedding have no counterpart there and are left out.
+    The sin-cos table counts as a weight, because Diffusers has it as a buffer; a learned embedding
+    is one. SAT's rotary tables and its unused position embedding have no counterpart there and are
+    left out.
     """
     weights: dict[str, str] = {}
     for component, tensors in _canonical_weights(engine):
@@ -46,10 +47,11 @@ def _components(engine: OpenedModel) -> dict[str, nn.Module]:
 
 def _canonical_weights(engine: OpenedModel) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
     state = engine.diffusion_model.state_dict()
-    positions = state.pop(_POSITIONS, None)
+    config = engine.config.transformer
+    positions = state.pop(_POSITIONS, None) if config.positions == "sin_cos" else None
     for name in OPTIONAL_TRANSFORMER_KEYS:
         state.pop(name, None)
-    yield "transformer", transformer_table(engine.config.transformer).to_diffusers(state)
+    yield "transformer", transformer_table(config).to_diffusers(state)
     if positions is not None:
         yield "transformer", {"patch_embed.pos_embedding": positions}
     vae = engine.first_stage_model.state_dict()
@@ -72,15 +74,18 @@ def _settings(engine: OpenedModel) -> Iterator[tuple[str, Any]]:
     yield "placement.execution_device", engine.device.type
 
 
-def read_policies() -> Policies:
+def read_policies(engine: OpenedModel, lone_first_frame: bool) -> Policies:
     """What SAT does when left to itself.
 
     Sources: `discretizer.py` (`ZeroSNRDDPMDiscretization.get_sigmas`), `sample_video.py`
     (`force_uc_zero_embeddings`; `save_video_as_grid_and_mp4` truncates), `sampling.py` and
     `guiders.py` (float32 state, guidance after the denoiser), `dit_video_concat.py`
     (`FinalLayerMixin`: eps 1e-6. The block norms' 1e-6 written there has no effect: SAT's
-    `BaseTransformerLayer` passes its own eps, 1e-5, which is Diffusers' too).
+    `BaseTransformerLayer` passes its own eps, 1e-5, which is Diffusers' too), and for 1.5
+    `diffusion_video.py` with `vae_modules/autoencoder.py` (`decode` sets `use_cp` to False in one
+    process).
     """
+    four = engine.config.transformer.patch_size_t is not None and not lone_first_frame
     return Policies(
         schedule="pick the timesteps, then rescale those to zero terminal SNR",
         unconditional="zeros",
@@ -88,6 +93,8 @@ def read_policies() -> Policies:
         guidance_target="clean sample",
         layer_norm_eps=1e-6,
         frames_to_uint8="truncate",
+        image_scale=engine.config.image_scale,
+        first_latent_frames=engine.config.transformer.time_compressed_rate if four else 1,
     )
 
 

@@ -14,6 +14,7 @@ _CHOICES = {
     "dtype": DTYPES,
     "device": ("auto", "cpu", "cuda"),
     "attention": ("default", "math", "flash", "efficient", "cudnn"),
+    "first_frame": ("upstream", "single"),
 }
 
 
@@ -24,7 +25,9 @@ class SatOptions:
     `dtype` is that of transformer, VAE and T5 together, as in SAT. `attention` forces one kernel of
     `scaled_dot_product_attention`. `checkpoint` is a SAT folder that takes the place of the case's
     `model`, for a pair whose other side needs another format; `config` is a YAML file and
-    `text_encoder` a T5 folder that do not lie in it.
+    `text_encoder` a T5 folder that do not lie in it. `first_frame` matters to 1.5 only: CogVideo
+    decodes the first latent frame to four pixel frames, of which the last is kept here; with
+    "single" it becomes one, as the VAE was trained and as all other models and Diffusers do.
 
     `repo` is the `sat` folder of a checkout of CogVideo, whose own code then runs the model in place
     of this project's; `inference_config` is the YAML file with `args:` that goes with it.
@@ -39,6 +42,7 @@ class SatOptions:
     text_encoder: str | None = None
     repo: str | None = None
     inference_config: str | None = None
+    first_frame: str = "upstream"
 
 
 def parse_options(options: Mapping[str, Any]) -> SatOptions:
@@ -61,7 +65,13 @@ def parse_options(options: Mapping[str, Any]) -> SatOptions:
                 raise InvalidRequest(f"option {name}={value!r}: expected true or false")
         elif not (value is None or isinstance(value, str)):
             raise InvalidRequest(f"option {name}={value!r}: expected a path or null")
-    return SatOptions(**options)
+    parsed = SatOptions(**options)
+    if parsed.inference_config is not None and parsed.repo is None:
+        raise InvalidRequest(
+            "option inference_config: only CogVideo's own code reads that file; set `repo`, too, or"
+            " remove it"
+        )
+    return parsed
 
 
 def _hint(came: str, known: list[str]) -> str:

@@ -1,12 +1,12 @@
 """Where a patch is in the video: the sin-cos 3-D embedding (2B) and the rotary 3-D embedding (5B).
 
-Both are mixins of SAT's `BaseModel`. Tables are computed for the latent grid of the model's config;
-neither SAT model can render another grid (`sat/dit_video_concat.py`).
+All are mixins of SAT's `BaseModel`. For 1.0, tables are computed for the latent grid of the model's
+config, and neither model can render another grid; the 1.5 table is cut to the video's own grid
+(`sat/dit_video_concat.py`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,23 +15,10 @@ from einops import rearrange, repeat
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from backends.sat.patches import Grid
 from backends.sat.stack import BaseMixin, default_attention
 
 _WAVELENGTH = 10000.0
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Number of patches along time, height and width."""
-
-    frames: int
-    height: int
-    width: int
-
-    @property
-    def size(self) -> int:
-        """Number of patches in the video."""
-        return self.frames * self.height * self.width
 
 
 def _sin_cos(width: int, positions: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -127,20 +114,75 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + turned * sin
 
 
-class RotaryPositions(BaseMixin):
-    """Rotates queries and keys of the patches, not of the text, before SAT's attention kernel.
+class _Rotary(BaseMixin):
+    """Rotates queries and keys of the patches, not of the text, before SAT's attention kernel."""
+
+    def attention_fn(
+        self, query_layer: Tensor, key_layer: Tensor, value_layer: Tensor, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """SAT hook: attention over (B, heads, text + patches, head_size)."""
+        cos, sin = (table.to(query_layer.dtype) for table in self.tables(kwargs["grid"]))
+        length: int = kwargs["text_length"]
+        query, key = (
+            torch.cat((x[:, :, :length], rotate(x[:, :, length:], cos, sin)), dim=2)
+            for x in (query_layer, key_layer)
+        )
+        return default_attention()(query, key, value_layer, *args, **kwargs)
+
+    def tables(self, grid: Grid) -> tuple[Tensor, Tensor]:
+        """Cosines and sines (patches, head_size) of the patches of `grid`."""
+        raise NotImplementedError
+
+
+class RotaryPositions(_Rotary):
+    """The rotary embedding of CogVideoX 1.0; image-to-video adds a learned embedding besides.
 
     The tables are buffers, so that they follow the model's dtype and lie in its checkpoints, as
     in CogVideo v1.0: a 5B checkpoint saved in bfloat16 carries bfloat16 tables, also into a
-    float32 run.
+    float32 run. The learned embedding (1, text_length + patches, hidden_size) covers the text, too;
+    shorter videos take its head.
     """
 
-    def __init__(self, grid: Grid, head_size: int, text_length: int) -> None:
+    def __init__(
+        self, grid: Grid, head_size: int, text_length: int, learned_size: int | None
+    ) -> None:
         super().__init__()
-        self._text_length = text_length
         angles = rearrange(rotary_angles(head_size, grid), "t h w d -> (t h w) d")
         self.register_buffer("freqs_sin", angles.sin())
         self.register_buffer("freqs_cos", angles.cos())
+        self.pos_embedding = (
+            None
+            if learned_size is None
+            else nn.Parameter(torch.zeros(1, text_length + grid.size, learned_size))
+        )
+
+    def reinit(self, parent_model: nn.Module | None = None) -> None:
+        """Zero SAT's learned position embedding, which nothing reads but checkpoints hold."""
+        nn.init.zeros_(self.transformer.position_embeddings.weight)
+
+    def position_embedding_forward(self, position_ids: Tensor, **kwargs: Any) -> Tensor | None:
+        """SAT hook: the learned embedding if there is one; otherwise nothing is added."""
+        if self.pos_embedding is None:
+            return None
+        return self.pos_embedding[:, : kwargs["text_length"] + kwargs["seq_length"]]
+
+    def tables(self, grid: Grid) -> tuple[Tensor, Tensor]:
+        cos, sin = self.get_buffer("freqs_cos"), self.get_buffer("freqs_sin")
+        return cos[: grid.size], sin[: grid.size]
+
+
+class SlicedRotaryPositions(_Rotary):
+    """The rotary embedding of CogVideoX 1.5, for every grid up to the table's.
+
+    The main branch of CogVideo makes one float32 table for the largest grid (300 x 300 latents),
+    outside the checkpoint, and cuts it to the video. Angles of the three axes do not depend on
+    each other, so the cut is computed here directly, on the CPU as there, and the last one kept.
+    """
+
+    def __init__(self, head_size: int) -> None:
+        super().__init__()
+        self._head_size = head_size
+        self._kept: tuple[Grid, torch.device, tuple[Tensor, Tensor]] | None = None
 
     def reinit(self, parent_model: nn.Module | None = None) -> None:
         """Zero SAT's learned position embedding, which nothing reads but checkpoints hold."""
@@ -149,23 +191,9 @@ class RotaryPositions(BaseMixin):
     def position_embedding_forward(self, position_ids: Tensor, **kwargs: Any) -> None:
         """SAT hook: nothing is added to the embeddings."""
 
-    def attention_fn(
-        self, query_layer: Tensor, key_layer: Tensor, value_layer: Tensor, *args: Any, **kwargs: Any
-    ) -> Tensor:
-        """SAT hook: attention over (B, heads, text + patches, head_size)."""
-        return default_attention()(
-            self._rotate_patches(query_layer),
-            self._rotate_patches(key_layer),
-            value_layer,
-            *args,
-            **kwargs,
-        )
-
-    def _rotate_patches(self, x: Tensor) -> Tensor:
-        text, patches = x[:, :, : self._text_length], x[:, :, self._text_length :]
-        count = patches.shape[2]
-        cos, sin = (
-            table[:count].to(x.dtype)
-            for table in (self.get_buffer("freqs_cos"), self.get_buffer("freqs_sin"))
-        )
-        return torch.cat((text, rotate(patches, cos, sin)), dim=2)
+    def tables(self, grid: Grid) -> tuple[Tensor, Tensor]:
+        device = self.transformer.position_embeddings.weight.device
+        if self._kept is None or self._kept[:2] != (grid, device):
+            angles = rearrange(rotary_angles(self._head_size, grid), "t h w d -> (t h w) d")
+            self._kept = grid, device, (angles.cos().to(device), angles.sin().to(device))
+        return self._kept[2]

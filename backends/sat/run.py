@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from functools import cached_property
 
 import torch
@@ -14,11 +15,12 @@ from backends.base import Case, Inputs, Prediction, ScheduleTable, StepObserver
 from backends.errors import InvalidRequest
 from backends.intercept import draws_from
 from backends.noise import NoiseTape, expected_step_draws
-from backends.sat.case import check_case, check_text
+from backends.sat.case import check_case, check_image_scale, check_text
 from backends.sat.config import GuidanceConfig
 from backends.sat.denoiser import Denoised
 from backends.sat.discretization import own_table, shared_table
 from backends.sat.engine import SamplingPlan, SatEngine
+from backends.sat.picture import load_picture
 from backends.sat.samplers import Draw, make_solver
 
 InForce = Callable[[], AbstractContextManager[None]]
@@ -35,6 +37,11 @@ class _TapeNoise:
             return torch.from_numpy(self._tape.draw(shape))
 
     @contextmanager
+    def image(self, shape: tuple[int, ...]) -> Generator[Draw]:
+        with self._tape.stage("image", 0, 1, 1, shape):
+            yield lambda like: torch.from_numpy(self._tape.draw(like.shape)).to(like)
+
+    @contextmanager
     def step(self, index: int) -> Generator[Draw]:
         table = self._plan.table
         # A last step that does not end on the clean video (a shared table) draws like any other.
@@ -47,14 +54,22 @@ class _TapeNoise:
 class SatRun:
     """Implements `Run`. Latents are float32; text is in the engine's dtype unless it is shared."""
 
-    def __init__(self, engine: SatEngine, case: Case, inputs: Inputs, in_force: InForce) -> None:
+    def __init__(
+        self,
+        engine: SatEngine,
+        case: Case,
+        inputs: Inputs,
+        in_force: InForce,
+        lone_first_frame: bool,
+    ) -> None:
         check_case(engine, case)
+        check_image_scale(engine, inputs.image_scale)
         self._engine, self._case, self._inputs = engine, case, inputs
-        self._in_force = in_force
+        self._in_force, self._lone_first_frame = in_force, lone_first_frame
         for name, given in (("text", inputs.text), ("negative_text", inputs.negative_text)):
             if given is not None:
                 check_text(engine, name, given)
-        self._shape = engine.latent_shape(case.frames)
+        self._shape = engine.latent_shape(case.frames, case.height, case.width)
         schedule = engine.config.sampler.schedule
         self._table = (
             own_table(schedule, case.steps)
@@ -64,6 +79,7 @@ class SatRun:
             )
         ).to(engine.device)
         self._solver = make_solver(case.sampler, self._table)
+        self._image: Tensor | None = None
 
     @property
     def text(self) -> Tensor:
@@ -84,14 +100,24 @@ class SatRun:
         return self._shape
 
     def encode_image(self, tape: NoiseTape) -> Tensor | None:
-        return None
+        if self._case.image is None:
+            return None
+        engine, scale = self._engine, self._inputs.image_scale
+        kind = engine.config.transformer.patch_size_t
+        picture = load_picture(self._case.image, self._case.height, self._case.width, kind)
+        own = scale is None or scale == engine.config.image_scale
+        with self._in_force(), draws_from(tape):
+            self._image = engine.encode_image(
+                picture, self._shape, None if own else scale, self._noise(tape)
+            )
+        return self._image
 
     def initial_latents(self, tape: NoiseTape) -> Tensor:
         return self._engine.start(self._plan, self._shape, self._noise(tape))
 
     def predict(self, latents: Tensor, step: int) -> Prediction:
         with self._in_force():
-            return _prediction(self._engine.denoise(self._plan, self._own(latents), step))
+            return _prediction(self._engine.denoise(self._whole_plan, self._own(latents), step))
 
     def step(self, latents: Tensor, prediction: Prediction, step: int, tape: NoiseTape) -> Tensor:
         latents, clean = self._own(latents), prediction.native
@@ -106,7 +132,7 @@ class SatRun:
 
     def decode(self, latents: Tensor) -> Tensor:
         with self._in_force():
-            return self._engine.decode(self._own(latents))[0].cpu()
+            return self._frames(self._own(latents))
 
     def render(self, tape: NoiseTape, observe: StepObserver) -> Tensor:
         """The engine's own loop, then decoding; frames (T, H, W, 3) float32 in [0, 1]."""
@@ -114,10 +140,15 @@ class SatRun:
         def seen(step: int, latents: Tensor, denoised: Denoised, result: Tensor) -> None:
             observe(step, self._table.timesteps[step], latents, _prediction(denoised), result)
 
-        plan = self._plan
+        self.encode_image(tape)
+        plan = self._whole_plan
         with self._in_force(), draws_from(tape):
             latents = self._engine.sample(plan, self._shape, self._noise(tape), seen)
-            return self._engine.decode(latents)[0].cpu()
+            return self._frames(latents)
+
+    def _frames(self, latents: Tensor) -> Tensor:
+        """The last frames that the case asks for: 1.5 may decode three more, at the start."""
+        return self._engine.decode(latents, self._lone_first_frame)[0, -self._case.frames :].cpu()
 
     def _own(self, tensor: Tensor) -> Tensor:
         return tensor.to(self._engine.device, torch.float32)
@@ -128,15 +159,30 @@ class SatRun:
     @cached_property
     def _texts(self) -> Tensor:
         """Both embeddings (2, L, D), unconditional first, encoded only where they are not
-        shared."""
+        shared. SAT's own unconditional one is zeros in the shape of the other."""
         text, negative = self._inputs.text, self._inputs.negative_text
-        if text is None or negative is None:
+        if text is None:
             with self._in_force():
-                own_text, own_negative = self._engine.encode_text(self._case.prompt)
-            text = own_text if text is None else text
-            negative = own_negative if negative is None else negative
+                text = self._engine.encode_text(self._case.prompt)
+        if negative is None:
+            negative = torch.zeros_like(text)
+        if text.shape != negative.shape:
+            raise InvalidRequest(
+                f"the text embedding has shape {tuple(text.shape)} but the unconditional one"
+                f" {tuple(negative.shape)}: they come from stacks with different text lengths; share"
+                " both or neither in the match"
+            )
         device, dtype = self._engine.device, self._engine.dtype
         return torch.cat((negative.to(device, dtype), text.to(device, dtype)))
+
+    @property
+    def _whole_plan(self) -> SamplingPlan:
+        """The plan with the image's latents. Raises `InvalidRequest` if they are still to be made."""
+        if self._case.image is not None and self._image is None:
+            raise InvalidRequest(
+                "the conditioning image is not encoded yet; call `encode_image` before `predict`"
+            )
+        return replace(self._plan, image=self._image)
 
     @cached_property
     def _plan(self) -> SamplingPlan:

@@ -109,7 +109,7 @@ class Section:
         if unknown:
             raise Unsupported(
                 f"{self._where}: unknown keys {', '.join(unknown)}; the `sat` backend reads the keys"
-                " of CogVideo's published 2B and 5B configs. Remove them if they do not matter"
+                " of CogVideo's published configs. Remove them if they do not matter"
             )
 
 

@@ -1,5 +1,7 @@
-"""CogVideoX's diffusion transformer on SAT's `BaseModel` (`sat/dit_video_concat.py` at tag
-v1.0)."""
+"""CogVideoX's diffusion transformer on SAT's `BaseModel`.
+
+Source: `sat/dit_video_concat.py`, at tag v1.0 for the 1.0 models and on the main branch for 1.5.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,12 @@ from torch import Tensor, nn
 
 from backends.sat.blocks import AdaptiveLayers
 from backends.sat.config import TransformerConfig
-from backends.sat.patches import FinalLayer, PatchEmbedding
-from backends.sat.positions import Grid, RotaryPositions, SinCosPositions
+from backends.sat.patches import FinalLayer, Grid, Patch, PatchEmbedding
+from backends.sat.positions import RotaryPositions, SinCosPositions, SlicedRotaryPositions
 from backends.sat.stack import BaseMixin, BaseModel, layer_norm
+
+_OFS = 2.0
+"""The "ofs" that 1.5 image-to-video is called with, always (`sat/sample_video.py`)."""
 
 
 def timestep_embedding(timesteps: Tensor, width: int, dtype: torch.dtype) -> Tensor:
@@ -53,19 +58,18 @@ def _sat_args(config: TransformerConfig) -> SimpleNamespace:
 
 
 def _positions(config: TransformerConfig) -> BaseMixin:
-    grid = Grid(
-        frames=(config.num_frames - 1) // config.time_compressed_rate + 1,
-        height=config.latent_height // config.patch_size,
-        width=config.latent_width // config.patch_size,
-    )
+    if config.patch_size_t is not None:
+        return SlicedRotaryPositions(config.head_size)
+    side = config.patch_size
+    grid = Grid(config.table_frames, config.latent_height // side, config.latent_width // side)
     if config.positions == "rotary":
-        return RotaryPositions(grid, config.head_size, config.text_length)
+        learned_size = config.hidden_size if config.learned_positions else None
+        return RotaryPositions(grid, config.head_size, config.text_length, learned_size)
     return SinCosPositions(grid, config.hidden_size, config.text_length, config.interpolation)
 
 
 class DiffusionTransformer(BaseModel):
-    """Predicts the velocity of noisy latents (B, T, C, H, W) at a timestep, given text (B, L,
-    D)."""
+    """Predicts the velocity of noisy latents (B, T, C, H, W), given text (B, L, D) and an image."""
 
     def __init__(self, config: TransformerConfig, dtype: torch.dtype) -> None:
         super().__init__(
@@ -76,18 +80,17 @@ class DiffusionTransformer(BaseModel):
         )
         self._width = config.hidden_size
         self._dtype = dtype
-        self._patch_area = config.patch_size**2
-        self.time_embed = nn.Sequential(
-            nn.Linear(config.hidden_size, config.time_embed_dim),
-            nn.SiLU(),
-            nn.Linear(config.time_embed_dim, config.time_embed_dim),
-        )
+        self._patch = Patch(config.patch_size_t, config.patch_size)
+        self.time_embed = _embedding(config.hidden_size, config.time_embed_dim)
+        self._ofs_width = config.ofs_embed_dim
+        if config.ofs_embed_dim is not None:
+            self.ofs_embed = _embedding(config.ofs_embed_dim, config.ofs_embed_dim)
         # The order matters: the query/key norm of `adaln_layer` wraps the rotation of `pos_embed`.
         self.add_mixin("pos_embed", _positions(config), reinit=True)
         self.add_mixin(
             "patch_embed",
             PatchEmbedding(
-                config.in_channels, config.hidden_size, config.patch_size, config.text_hidden_size
+                config.in_channels, config.hidden_size, self._patch, config.text_hidden_size
             ),
             reinit=True,
         )
@@ -107,20 +110,30 @@ class DiffusionTransformer(BaseModel):
             FinalLayer(
                 hidden_size=config.hidden_size,
                 time_embed_dim=config.time_embed_dim,
-                patch_size=config.patch_size,
+                patch=self._patch,
                 out_channels=config.out_channels,
-                rows=config.latent_height // config.patch_size,
-                columns=config.latent_width // config.patch_size,
                 affine=config.elementwise_affine,
             ),
         )
         self.to(dtype)
 
-    def forward(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
-        """Velocity (B, T, C, H, W) in the model's dtype; `timesteps` (B,) are 0 .. 999."""
+    def forward(
+        self, latents: Tensor, timesteps: Tensor, text: Tensor, image: Tensor | None = None
+    ) -> Tensor:
+        """Velocity (B, T, C, H, W) in the model's dtype; `timesteps` (B,) are 0 .. 999.
+
+        `image` (1, T, C, H, W), for image-to-video, is what `encode_image` gave; every item of the
+        batch gets it, the unconditional ones too.
+        """
         images = latents.to(self._dtype)
-        frames, height, width = images.shape[1], images.shape[3], images.shape[4]
+        grid = self._patch.grid(images.shape[1], images.shape[3], images.shape[4])
+        if image is not None:
+            beside = image.to(self._dtype).expand(len(images), -1, -1, -1, -1)
+            images = torch.cat((images, beside), dim=2)
         emb = self.time_embed(timestep_embedding(timesteps, self._width, self._dtype))
+        if self._ofs_width is not None:
+            ofs = timesteps.new_full((1,), _OFS)
+            emb = emb + self.ofs_embed(timestep_embedding(ofs, self._ofs_width, self._dtype))
         # A (1, 1) mask of ones is SAT's form of full attention; the ids only satisfy its checks.
         ones = torch.ones((1, 1), dtype=self._dtype, device=images.device)
         outputs = super().forward(
@@ -131,6 +144,11 @@ class DiffusionTransformer(BaseModel):
             emb=emb,
             encoder_outputs=text.to(self._dtype),
             text_length=text.shape[1],
-            seq_length=frames * height * width // self._patch_area,
+            seq_length=grid.size,
+            grid=grid,
         )
         return cast(Tensor, outputs[0])
+
+
+def _embedding(width: int, out_width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, out_width), nn.SiLU(), nn.Linear(out_width, out_width))

@@ -1,6 +1,7 @@
 """CogVideoX's 3-D causal VAE with the key layout of SAT's `vae/3d-vae.pt`.
 
-Temporal rules are those of CogVideo v1.0 (`sat/vae_modules/cp_enc_dec.py`, `sat/sample_video.py`).
+Temporal rules are those of CogVideo (`sat/vae_modules/cp_enc_dec.py`): `decode_pieces` of tag v1.0's
+`sat/sample_video.py`, `equal_pieces` of the main branch's `sat/diffusion_video.py`.
 """
 
 from __future__ import annotations
@@ -92,8 +93,11 @@ class Decoder(nn.Module):
         self.norm_out = LatentNorm(channels, z)
         self.conv_out = CausalConv3d(channels, config.image_channels, 3)
 
-    def forward(self, latent: Tensor, keep: bool) -> Tensor:
-        """Decode one piece; `keep` leaves the caches behind for the piece that follows."""
+    def forward(self, latent: Tensor, keep: bool, lone_first: bool) -> Tensor:
+        """Decode one piece; `keep` leaves the caches behind for the piece that follows.
+
+        `lone_first`: the piece's first latent frame stands for one pixel frame, not for several.
+        """
         h = self.conv_in(latent, keep)
         h = self.mid.block_1(h, latent, keep)
         h = self.mid.block_2(h, latent, keep)
@@ -101,7 +105,7 @@ class Decoder(nn.Module):
             for block in level.block:
                 h = block(h, latent, keep)
             if level.upsample is not None:
-                h = level.upsample(h)
+                h = level.upsample(h, lone_first)
         return self.conv_out(swish(self.norm_out(h, latent)), keep)
 
 
@@ -119,6 +123,24 @@ def decode_pieces(frames: int) -> list[tuple[int, int]]:
             " number); ask for 8n+1 frames, such as 9, 17 or 49"
         )
     return [(0, 3)] + [(start, start + 2) for start in range(3, frames, 2)]
+
+
+def equal_pieces(frames: int) -> list[tuple[int, int]]:
+    """Start and end of the pieces in which SAT 1.5 decodes `frames` latent frames.
+
+    There are `min(10, frames // 2)` of about equal length, the longer ones first; up to 21 frames
+    that is two each, three in the first piece of an odd number. Raises `InvalidRequest` for one
+    frame, of which SAT makes no piece.
+    """
+    count = min(10, frames // 2)
+    if count < 1:
+        raise InvalidRequest(
+            f"{frames} latent frames: CogVideo's 1.5 code decodes at least two; ask for 9 frames"
+            " or more"
+        )
+    length, longer = divmod(frames, count)
+    ends = [length * (i + 1) + min(i + 1, longer) for i in range(count)]
+    return list(zip([0, *ends], ends, strict=False))
 
 
 class VideoAutoencoder(nn.Module):
@@ -139,12 +161,26 @@ class VideoAutoencoder(nn.Module):
         deviation = torch.exp(0.5 * log_variance.clamp(-30.0, 20.0))
         return mean + deviation * draw(mean)
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Video (B, 3, T, H, W) in about [-1, 1] of latents (B, z, t, h, w), not scaled."""
-        pieces = decode_pieces(latents.shape[2])
+    def decode(
+        self,
+        latents: Tensor,
+        pieces: list[tuple[int, int]] | None = None,
+        lone_first: bool = True,
+    ) -> Tensor:
+        """Video (B, 3, T, H, W) in about [-1, 1] of latents (B, z, t, h, w), not scaled.
+
+        `pieces` cover the latents in order; None takes `decode_pieces`. With `lone_first`, the very
+        first latent frame becomes one pixel frame and every other one four; without, all become
+        four.
+        """
+        pieces = decode_pieces(latents.shape[2]) if pieces is None else pieces
         try:
             outputs = [
-                self.decoder(latents[:, :, start:end].contiguous(), keep=end < latents.shape[2])
+                self.decoder(
+                    latents[:, :, start:end].contiguous(),
+                    keep=end < latents.shape[2],
+                    lone_first=lone_first and start == 0,
+                )
                 for start, end in pieces
             ]
         except BaseException:

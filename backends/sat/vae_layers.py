@@ -95,9 +95,9 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
         self._compress_time = compress_time
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Of an odd number of frames above one the first is not doubled in time."""
+    def forward(self, x: Tensor, lone_first: bool) -> Tensor:
+        """Of several frames the first is not doubled in time where it is to stay alone."""
         frames, height, width = x.shape[-3:]
         if self._compress_time and frames > 1:
-            frames = 2 * frames - frames % 2
+            frames = 2 * frames - int(lone_first)
         return on_frames(self.conv, stretch(x, (frames, 2 * height, 2 * width)))

@@ -36,7 +36,7 @@ def read_config(path: Path) -> ModelConfig:
     """Read the `model` section of a CogVideo YAML file.
 
     Raises `CheckpointError` when the file is damaged or incomplete, and `Unsupported` when it
-    describes a model that this backend does not render (1.5, image-to-video, LoRA).
+    describes a model that this backend does not render.
     """
     model = Section.from_file(path).section("model")
     denoiser = only(model.section("denoiser_config"), f"{_DIFFUSION}.denoiser.DiscreteDenoiser")

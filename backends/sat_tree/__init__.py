@@ -10,6 +10,7 @@ settings    their YAML files through their own argument parser
 engine      their engine built, loaded by their `load_checkpoint`, and what it is made of
 blocks      the transformer's blocks as modules, for hooks
 sampling    their sampler, step by step
+codec       their VAE, between pixels and latents
 run         one render: stages, and the native run through `engine.sample`
 pipeline    all of it behind the stage contract
 """

@@ -62,17 +62,6 @@ class TreeEngine:
             self._blocks = make_blocks(self.diffusion_model)
         return self._blocks
 
-    def latent_shape(self, frames: int) -> tuple[int, int, int, int, int]:
-        """Shape (1, T, C, H, W) of the latents of a video of `frames` frames."""
-        transformer = self.config.transformer
-        return (
-            1,
-            (frames - 1) // transformer.time_compressed_rate + 1,
-            self.config.vae.z_channels,
-            transformer.latent_height,
-            transformer.latent_width,
-        )
-
 
 def open_engine(
     repo: str,
@@ -161,11 +150,15 @@ def _build(code: CogVideoCode, args: Namespace) -> Any:
 
 
 def _check_generation(code: CogVideoCode, config: ModelConfig) -> None:
-    if code.generation != "1.0":
-        raise Unsupported(
-            f"the checkout in {code.folder} is of CogVideo's main branch, whose code cannot build a"
-            " CogVideoX 1.0 model (its patches have three sizes); check out tag v1.0 for this model"
-        )
+    needed = "1.0" if config.transformer.patch_size_t is None else "1.5"
+    if code.generation == needed:
+        return
+    remedy = "tag v1.0" if needed == "1.0" else "the main branch"
+    raise Unsupported(
+        f"the code in {code.folder} renders CogVideoX {code.generation} and cannot build a"
+        f" {needed} model (one has patches of two sizes, the other of three); check out {remedy} for"
+        " this model"
+    )
 
 
 def _check_files(parts: SatFolder) -> None:

@@ -51,7 +51,7 @@ class TreePipeline:
         return replace(identity, configs=identity.configs | {"cogvideo.code_sha256": code})
 
     def policies(self) -> Policies:
-        return read_policies()
+        return read_policies(self._opened(), self._options.first_frame == "single")
 
     def modules(self) -> Mapping[str, nn.Module]:
         return canonical_modules(self._opened())
@@ -91,4 +91,4 @@ class TreePipeline:
             ):
                 yield
 
-        return TreeRun(engine, case, inputs, settings)
+        return TreeRun(engine, case, inputs, settings, options.first_frame == "single")

@@ -15,8 +15,9 @@ from backends.base import Case, Inputs, Prediction, ScheduleTable, StepObserver
 from backends.errors import InvalidRequest
 from backends.intercept import draws_from
 from backends.noise import NoiseTape, expected_step_draws
-from backends.sat.case import check_case, check_text
-from backends.sat_tree.decode import decode
+from backends.sat.case import check_case, check_image_scale, check_text
+from backends.sat.discretization import timesteps_of
+from backends.sat_tree.codec import decode, encode_picture
 from backends.sat_tree.engine import TreeEngine
 from backends.sat_tree.sampling import Call, Sampling
 
@@ -26,8 +27,16 @@ InForce = Callable[[], AbstractContextManager[None]]
 class TreeRun:
     """Implements `Run`. Latents are float32; text is in the engine's dtype unless it is shared."""
 
-    def __init__(self, engine: TreeEngine, case: Case, inputs: Inputs, in_force: InForce) -> None:
+    def __init__(
+        self,
+        engine: TreeEngine,
+        case: Case,
+        inputs: Inputs,
+        in_force: InForce,
+        lone_first_frame: bool,
+    ) -> None:
         check_case(engine, case)
+        check_image_scale(engine, inputs.image_scale)
         for name, given in (("text", inputs.text), ("negative_text", inputs.negative_text)):
             if given is not None:
                 check_text(engine, name, given)
@@ -36,10 +45,12 @@ class TreeRun:
                 f"shared latent_dtype={inputs.latent_dtype!r}; expected float32, bfloat16 or"
                 " float16"
             )
-        _check_steps(engine, case)
+        timesteps_of(case.steps, engine.config.sampler.schedule.num_timesteps)  # raises
         self._engine, self._case, self._inputs = engine, case, inputs
-        self._in_force = in_force
-        self._shape = engine.latent_shape(case.frames)
+        self._in_force, self._lone_first_frame = in_force, lone_first_frame
+        self._shape = engine.config.latent_shape(case.frames, case.height, case.width)
+        self._image: Tensor | None = None
+        self._kept: Call | None = None
         with in_force():
             self._sampling = Sampling(engine, case, inputs.schedule)
 
@@ -60,28 +71,36 @@ class TreeRun:
         return self._shape
 
     def encode_image(self, tape: NoiseTape) -> Tensor | None:
-        return None
+        if self._case.image is None:
+            return None
+        shape = (1, self._shape[2], 1, *self._shape[3:])
+        with self._in_force(), draws_from(tape), tape.stage("image", 0, 1, 1, shape):
+            first = encode_picture(self._engine, self._case, self._inputs.image_scale)
+        padding = first.new_zeros(1, self._shape[1] - 1, *self._shape[2:])
+        self._image, self._kept = torch.cat((first, padding), dim=1), None
+        return self._image
 
     def initial_latents(self, tape: NoiseTape) -> Tensor:
         with self._in_force(), draws_from(tape):
             return self._capture(tape).noise
 
     def predict(self, latents: Tensor, step: int) -> Prediction:
+        call = self._call
         with self._in_force():
-            return self._sampling.predict(self._call, self._own(latents), step)
+            return self._sampling.predict(call, self._own(latents), step)
 
     def step(self, latents: Tensor, prediction: Prediction, step: int, tape: NoiseTape) -> Tensor:
-        latents, clean = self._own(latents), prediction.native
+        call, latents, clean = self._call, self._own(latents), prediction.native
         with self._in_force(), draws_from(tape), self._due(tape, step):
             if clean is None:
                 clean = self._sampling.clean(self._own(prediction.velocity), latents, step)
-            result = self._sampling.step(self._call, latents, self._own(clean), step)
+            result = self._sampling.step(call, latents, self._own(clean), step)
         return self._rounded(result)
 
     def decode(self, latents: Tensor) -> Tensor:
         with self._in_force():
             # `engine.sample` ends with this cast.
-            return decode(self._engine, self._own(latents).to(self._engine.dtype))
+            return self._frames(self._own(latents).to(self._engine.dtype))
 
     def render(self, tape: NoiseTape, observe: StepObserver) -> Tensor:
         """`engine.sample` and the decoding of `sample_video.py`; frames (T, H, W, 3)."""
@@ -92,12 +111,18 @@ class TreeRun:
             observe(step, timesteps[step], latents, prediction, result)
             return result
 
+        self.encode_image(tape)
+        call = None if self._sampling.table.own else self._call
         with (
             self._in_force(),
             draws_from(tape),
-            self._sampling.observed(lambda: self._call, lambda step: self._due(tape, step), seen),
+            self._sampling.observed(call, lambda step: self._due(tape, step), seen),
         ):
-            return decode(self._engine, self._sample(self._sampling.sampler, tape))
+            return self._frames(self._sample(self._sampling.sampler, tape))
+
+    def _frames(self, latents: Tensor) -> Tensor:
+        """The last frames that the case asks for: 1.5 may decode three more, at the start."""
+        return decode(self._engine, latents, self._lone_first_frame)[-self._case.frames :]
 
     def _sample(self, sampler: Any, tape: NoiseTape) -> Tensor:
         """CogVideo's `engine.sample`, with the first draw from the tape.
@@ -105,7 +130,14 @@ class TreeRun:
         `seeded_noise` is a hook of the engine's that sees the initial noise: there the first stage
         of the tape ends, and a shared latent dtype is imposed.
         """
-        engine, negative, text = self._engine.native, *self._texts
+        engine = self._engine.native
+        negative, text = ({"crossattn": embedding} for embedding in self._texts)
+        further: dict[str, Any] = {}
+        if self._image is not None:
+            negative["concat"] = text["concat"] = self._image
+            if self._engine.config.transformer.ofs_embed_dim is not None:
+                # `sample_video.py` passes this number, whatever the video's frame rate.
+                further["ofs"] = torch.tensor([2.0], device=self._engine.device)
         with ExitStack() as stack:
             stage = stack.enter_context(ExitStack())
 
@@ -116,9 +148,7 @@ class TreeRun:
             stack.enter_context(patch.object(engine, "sampler", sampler))
             stack.enter_context(patch.object(engine, "seeded_noise", seeded_noise, create=True))
             stage.enter_context(tape.stage("initial", 0, 1, 1, self._shape))
-            return engine.sample(
-                {"crossattn": text}, uc={"crossattn": negative}, batch_size=1, shape=self._shape[1:]
-            )
+            return engine.sample(text, uc=negative, batch_size=1, shape=self._shape[1:], **further)
 
     def _capture(self, tape: NoiseTape) -> Call:
         """What `engine.sample` hands to its sampler."""
@@ -131,22 +161,35 @@ class TreeRun:
         self._sample(sampler, tape)
         return calls[0]
 
-    @cached_property
+    @property
     def _call(self) -> Call:
         """The call with a noise that nobody uses: the stages are given their latents."""
-        tape = NoiseTape(0)
-        with draws_from(tape):
-            return self._capture(tape)
+        if self._case.image is not None and self._image is None:
+            raise InvalidRequest(
+                "the conditioning image is not encoded yet; call `encode_image` before `predict`"
+            )
+        if self._kept is None:
+            tape = NoiseTape(0)
+            with self._in_force(), draws_from(tape):
+                self._kept = self._capture(tape)
+        return self._kept
 
     @cached_property
     def _texts(self) -> tuple[Tensor, Tensor]:
         """Unconditional and conditional embedding (1, L, D), encoded only where not shared."""
         negative, text = self._inputs.negative_text, self._inputs.text
-        if negative is None or text is None:
+        if text is None:
             with self._in_force():
-                own_negative, own_text = self._encode_text()
+                own_negative, text = self._encode_text()
             negative = own_negative if negative is None else negative
-            text = own_text if text is None else text
+        if negative is None:
+            negative = torch.zeros_like(text)
+        if text.shape != negative.shape:
+            raise InvalidRequest(
+                f"the text embedding has shape {tuple(text.shape)} but the unconditional one"
+                f" {tuple(negative.shape)}: they come from stacks with different text lengths; share"
+                " both or neither in the match"
+            )
         device, dtype = self._engine.device, self._engine.dtype
         return negative.to(device, dtype), text.to(device, dtype)
 
@@ -177,12 +220,3 @@ class TreeRun:
         fewest, most = expected_step_draws(self._case.sampler, index, last)
         with tape.stage("step", index, fewest, most, self._shape):
             yield
-
-
-def _check_steps(engine: TreeEngine, case: Case) -> None:
-    limit = engine.config.sampler.schedule.num_timesteps
-    if not 2 <= case.steps <= limit:
-        raise InvalidRequest(
-            f"case {case.name}: {case.steps} steps; SAT's schedule needs 2 to {limit} (its rescaling"
-            " to zero terminal SNR divides 0 by 0 at one step); choose another number"
-        )

@@ -101,14 +101,14 @@ class Sampling:
     @contextmanager
     def observed(
         self,
-        call: Callable[[], Call],
+        call: Call | None,
         due: Callable[[int], AbstractContextManager[None]],
         seen: Callable[[int, Tensor, Prediction, Tensor], Tensor],
     ) -> Generator[None]:
         """Within the block CogVideo's own loop over this sampler is observed.
 
-        `due(i)` is entered around step `i`. `seen(i, latents, prediction, result)` returns what the
-        loop goes on with.
+        `call` is needed on a shared table only. `due(i)` is entered around step `i`.
+        `seen(i, latents, prediction, result)` returns what the loop goes on with.
         """
         index, predictions = 0, list[Prediction]()
 
@@ -119,8 +119,8 @@ class Sampling:
         def sampler_step(*args: Any, **kwargs: Any) -> Any:
             nonlocal index
             bound = inspect.signature(self._step).bind(*args, **kwargs).arguments
-            if not self.table.own:
-                forced = self._arguments(call(), bound["x"], index, bound.get("old_denoised"))
+            if call is not None:
+                forced = self._arguments(call, bound["x"], index, bound.get("old_denoised"))
                 bound = {name: forced[name] for name in bound}
             with due(index):
                 result: Any = self._step(**bound)

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from diffusers import CogVideoXPipeline
+from diffusers import CogVideoXPipeline, DiffusionPipeline
 from safetensors.torch import load_file, save_file
+from tiny_pipelines import KINDS
 
 from backends.checkpoints import ConversionReport, canonical_state, convert, digest, weight_files
 from backends.checkpoints.sat_folder import open_sat
@@ -58,27 +59,31 @@ def edit_yaml(folder: Path, name: str = "cogvideox.yaml") -> Any:
 
 
 def test_diffusers_to_sat_and_back_gives_every_file_back(
-    pipeline_folder: Path, tmp_path: Path
+    any_kind: str, pipelines: dict[str, Path], tmp_path: Path
 ) -> None:
-    there = convert(pipeline_folder, tmp_path / "sat", "sat")
+    source = pipelines[any_kind]
+    there = convert(source, tmp_path / "sat", "sat")
     back = convert(tmp_path / "sat", tmp_path / "again", "diffusers")
     again = files(tmp_path / "again")
     del again["parity_conversion.json"]
-    assert again == files(pipeline_folder)
+    assert again == files(source)
     for report in (there, back):
         assert [c.component for c in report.components] == ["transformer", "vae", "text_encoder"]
         assert all(c.digest_before == c.digest_after for c in report.components)
     transformer, vae, text = there.components
-    assert (transformer.tensors, transformer.renamed, transformer.regrouped) == (64, 64, 20)
+    count = KINDS[any_kind].tensors
+    assert (transformer.tensors, transformer.renamed, transformer.regrouped) == (count, count, 20)
     assert transformer.dtypes.keys() <= {"float16", "bfloat16"}
     assert vae.dtypes == {"float32": vae.tensors}
     assert text.renamed == 0
 
 
 def test_sat_to_diffusers_and_back_gives_every_tensor_back(
-    sat_folder: Path, tmp_path: Path
+    any_kind: str, pipelines: dict[str, Path], tmp_path: Path
 ) -> None:
     """A folder as SAT users have it: another iteration, other names, comments, rounded tables."""
+    sat_folder = tmp_path / "sat"
+    convert(pipelines[any_kind], sat_folder, "sat")
     (sat_folder / "transformer" / "1").rename(sat_folder / "transformer" / "1000")
     (sat_folder / "transformer" / "latest").write_text("1000")
     (sat_folder / "parity_conversion.json").unlink()
@@ -89,7 +94,7 @@ def test_sat_to_diffusers_and_back_gives_every_tensor_back(
     path = sat_folder / "transformer" / "1000" / "mp_rank_00_model_states.pt"
     module = torch.load(path, weights_only=True)["module"]
     for name in list(module):
-        if "pos_embed" in name:
+        if "pos_embed.freqs" in name or (KINDS[any_kind].rotary is False and "pos_embed" in name):
             module[name] = module[name].bfloat16()
     torch.save({"module": module}, path)
 
@@ -124,6 +129,48 @@ def test_diffusers_loads_a_folder_made_from_sat_alone(sat_folder: Path, tmp_path
     assert (pipe.vae.config.sample_height, pipe.vae.config.sample_width) == (48, 64)
     assert pipe.transformer.config.sample_frames == 9
     assert pipe.transformer.config.use_rotary_positional_embeddings is rotary
+
+
+def test_the_audit_names_what_neither_format_can_say(
+    any_kind: str, pipelines: dict[str, Path], tmp_path: Path
+) -> None:
+    """The two code bases scale the image of 1.5 differently, by code, whatever is configured."""
+    report = convert(pipelines[any_kind], tmp_path / "sat", "sat")
+    rebuilt, dropped = notices(report, "rebuilt"), notices(report, "dropped")
+    tables = {
+        "2b": {"mixins.pos_embed.pos_embedding"},
+        "1.5": {"transformer.position_embeddings.weight"},
+    }
+    three = {
+        "mixins.pos_embed.freqs_sin",
+        "mixins.pos_embed.freqs_cos",
+        "transformer.position_embeddings.weight",
+    }
+    assert set(rebuilt) == tables.get(any_kind.removesuffix("-i2v"), three)
+    scale = dropped.get("scale of the conditioning image", "")
+    assert ("by 1, Diffusers by 1.42857" in scale) == (any_kind == "1.5-i2v")
+
+
+@pytest.mark.parametrize("name", ["5b-i2v", "1.5", "1.5-i2v"])
+def test_diffusers_loads_every_kind_made_from_sat_alone(
+    name: str, pipelines: dict[str, Path], tmp_path: Path
+) -> None:
+    kind, source = KINDS[name], pipelines[name]
+    convert(source, tmp_path / "sat", "sat")
+    (tmp_path / "sat" / "parity_conversion.json").unlink()
+    convert(tmp_path / "sat", tmp_path / "diffusers", "diffusers")
+    pipe = DiffusionPipeline.from_pretrained(tmp_path / "diffusers")
+    assert ("ImageToVideo" in type(pipe).__name__) == kind.image
+    config = pipe.transformer.config
+    assert config.patch_size_t == (2 if kind.is_15 else None)
+    assert config.ofs_embed_dim == (64 if kind.is_15 and kind.image else None)
+    assert config.use_learned_positional_embeddings is kind.learned
+    assert pipe.vae.config.invert_scale_latents is kind.is_15
+    original = DiffusionPipeline.from_pretrained(source).transformer.state_dict()
+    loaded = pipe.transformer.state_dict()
+    assert {n: digest(t) for n, t in loaded.items()} == {
+        n: digest(t.to(loaded[n].dtype)) for n, t in original.items()
+    }
 
 
 def test_a_new_sat_folder_has_the_layout_and_the_yaml_that_sat_reads(sat_folder: Path) -> None:
@@ -229,8 +276,11 @@ def test_loss_networks_and_foreign_files_are_left_out_and_named(
     [
         ("scheduler/scheduler_config.json", "timestep_spacing", "linspace", "fixes 'trailing'"),
         ("scheduler/scheduler_config.json", "_class_name", "DDIMScheduler", "no sampler like DDIM"),
-        ("transformer/config.json", "patch_size_t", 2, "patch_size_t is 2"),
-        ("transformer/config.json", "in_channels", 32, "image-to-video"),
+        ("transformer/config.json", "ofs_embed_dim", 64, "a mixture of CogVideoX 1.0 and 1.5"),
+        ("transformer/config.json", "patch_bias", False, "patch_bias is False"),
+        ("transformer/config.json", "in_channels", 32, "_class_name is 'CogVideoXPipeline'"),
+        ("transformer/config.json", "in_channels", 24, "image-to-video models, with twice as many"),
+        ("vae/config.json", "invert_scale_latents", True, "invert_scale_latents is True"),
         ("vae/config.json", "block_out_channels", [32, 48, 64, 128], "not multiples"),
         ("model_index.json", "_class_name", "CogVideoXImageToVideoPipeline", "_class_name is"),
     ],

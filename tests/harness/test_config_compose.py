@@ -11,7 +11,7 @@ from harness.errors import ConfigError
 from harness.folders import choices, conf_folders, shipped_folder
 
 SHIPPED = conf_folders(None)
-FACTORS = ("text", "unconditional", "schedule", "latent_dtype")
+FACTORS = ("text", "unconditional", "schedule", "latent_dtype", "image")
 
 
 def configure(*settings: str, folders: list[Path] = SHIPPED) -> RunConfig:
@@ -65,11 +65,11 @@ def test_a_candidate_may_have_a_match_of_its_own() -> None:
 
 def test_a_candidates_match_completes_itself_from_the_runs() -> None:
     config = configure("match.text=own", "candidates.sat.match={schedule: own}")
-    assert config.candidates[0].match.share == ("unconditional", "latent_dtype")
+    assert config.candidates[0].match.share == ("unconditional", "latent_dtype", "image")
 
 
 def test_one_factor_is_changed_by_itself() -> None:
-    assert configure("match.schedule=own").match.share == ("text", "unconditional", "latent_dtype")
+    assert configure("match.schedule=own").match.share == ("text", "unconditional", "latent_dtype", "image")
     assert configure("match=native", "match.text=shared").match.share == ("text",)
 
 

@@ -7,9 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_sat import ROTARY, SIN_COS, scramble
-
-from backends.sat.config import TransformerConfig
+from small_sat import FAMILY, scramble
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -22,7 +20,7 @@ def world() -> Iterator[None]:
     opened.close()
 
 
-@pytest.fixture(scope="session", params=[SIN_COS, ROTARY], ids=["sin_cos", "rotary"])
+@pytest.fixture(scope="session", params=FAMILY)
 def transformers(request: pytest.FixtureRequest) -> Any:
     """(our transformer, Diffusers' transformer), equal weights."""
     from diffusers import CogVideoXTransformer3DModel
@@ -31,7 +29,7 @@ def transformers(request: pytest.FixtureRequest) -> Any:
     from backends.sat.checkpoint import OPTIONAL_TRANSFORMER_KEYS, load_exactly
     from backends.sat.transformer import DiffusionTransformer
 
-    config: TransformerConfig = request.param
+    config = FAMILY[request.param]
     other = CogVideoXTransformer3DModel(
         num_attention_heads=config.num_attention_heads,
         attention_head_dim=config.head_size,
@@ -46,10 +44,18 @@ def transformers(request: pytest.FixtureRequest) -> Any:
         max_text_seq_length=config.text_length,
         spatial_interpolation_scale=1.875,
         use_rotary_positional_embeddings=config.positions == "rotary",
+        use_learned_positional_embeddings=config.learned_positions,
+        patch_size_t=config.patch_size_t,
+        patch_bias=config.patch_size_t is None,
+        ofs_embed_dim=config.ofs_embed_dim,
     ).eval()
     scramble(other)
+    if config.learned_positions:
+        positions = other.patch_embed.pos_embedding
+        generator = torch.Generator().manual_seed(5)
+        positions.copy_(0.3 * torch.randn(positions.shape, generator=generator))
     own = DiffusionTransformer(config, torch.float32).eval()
-    state = transformer_table(config).to_sat(dict(other.named_parameters()))
+    state = transformer_table(config).to_sat(dict(other.state_dict()))
     optional = {*OPTIONAL_TRANSFORMER_KEYS, "mixins.pos_embed.pos_embedding"}
     load_exactly(own, state, "the test", optional)
     return own, other

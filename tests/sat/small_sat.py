@@ -26,6 +26,16 @@ SIN_COS = TransformerConfig(
     layernorm_epsilon=1e-5, vocab_size=1, max_sequence_length=64,
 )  # fmt: skip
 ROTARY = replace(SIN_COS, positions="rotary", interpolation=(1.0, 1.0, 1.0))
+IMAGE = replace(ROTARY, in_channels=8, learned_positions=True)
+PATCHED_IN_TIME = replace(ROTARY, patch_size_t=2, latent_height=8, latent_width=10)
+PATCHED_IMAGE = replace(PATCHED_IN_TIME, in_channels=8, ofs_embed_dim=48)
+FAMILY = {
+    "2b": SIN_COS,
+    "5b": ROTARY,
+    "5b-i2v": IMAGE,
+    "1.5": PATCHED_IN_TIME,
+    "1.5-i2v": PATCHED_IMAGE,
+}
 VAE = VaeConfig(
     ch=32, ch_mult=(1, 1, 2), num_res_blocks=1, z_channels=4, image_channels=3,
     temporal_compress_times=4,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pickle
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
-from small_sat import MODEL
+from small_sat import FAMILY, MODEL
 from torch import nn
 
 from backends.checkpoints.sat_document import sat_document
@@ -39,8 +40,28 @@ def _read(document: Any, folder: Path) -> Any:
     return read_config(path)
 
 
-def test_a_config_is_read_into_settings(document: Any, tmp_path: Path) -> None:
-    assert _read(document, tmp_path) == MODEL
+@pytest.mark.parametrize("name", FAMILY)
+def test_a_config_is_read_into_settings(name: str, tmp_path: Path) -> None:
+    model = replace(MODEL, transformer=replace(FAMILY[name]))
+    assert _read(yaml.safe_load(sat_document(model, "bfloat16")), tmp_path) == model
+
+
+def test_a_config_of_1_5_has_the_keys_of_the_published_one(tmp_path: Path) -> None:
+    """`patch_size` is a list there, `ofs_embed_dim` stands at the top, 22 latent frames make 81."""
+    transformer = replace(FAMILY["1.5-i2v"], num_frames=81)
+    document = yaml.safe_load(sat_document(replace(MODEL, transformer=transformer), "bfloat16"))
+    params = document["model"]["network_config"]["params"]
+    assert params["patch_size"] == [2, 2, 2] and params["ofs_embed_dim"] == 48
+    assert document["model"]["noised_image_input"] is True
+    args = document["args"]
+    assert (args["image2video"], args["sampling_num_frames"], args["sampling_fps"]) == (
+        True,
+        22,
+        16,
+    )
+    assert "sampling_image_size" not in args
+    document["model"] |= {"latent_input": False, "augmentation_dropout": 0.15}
+    assert _read(document, tmp_path).transformer == transformer
 
 
 def test_defaults_are_those_of_the_published_files(document: Any, tmp_path: Path) -> None:
@@ -80,7 +101,12 @@ NETWORK = "network_config.params"
         ("sampler_config.target", "sgm.modules.diffusionmodules.sampling.HeunEDMSampler",
          Unsupported, "VPSDEDPMPP2MSampler"),
         (f"{NETWORK}.patch_size", [2, 2, 2], Unsupported, "CogVideoX 1.5"),
-        (f"{NETWORK}.in_channels", 8, Unsupported, "image-to-video"),
+        (f"{NETWORK}.patch_size", [2, 2, 4], Unsupported, "square patches"),
+        (f"{NETWORK}.patch_size", "2", CheckpointError, "expected list"),
+        (f"{NETWORK}.ofs_embed_dim", 48, Unsupported, "a patch_size of 1.0"),
+        (f"{NETWORK}.modules.pos_embed_config.params.learnable_pos_embed", True, Unsupported,
+         "beside rotary"),
+        (f"{NETWORK}.in_channels", 6, Unsupported, "image-to-video"),
         (f"{NETWORK}.modules.lora_config", {"target": "x"}, Unsupported, "LoRA"),
         (f"{NETWORK}.num_layers", 0, CheckpointError, "an integer from 1"),
         (f"{NETWORK}.num_layers", True, CheckpointError, "expected int"),

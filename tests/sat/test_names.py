@@ -1,7 +1,8 @@
 """Parameter names equal those of the released SAT checkpoints.
 
-The list is written from CogVideo v1.0's `DiffusionTransformer.state_dict()` for
-`configs/cogvideox_2b.yaml` and `cogvideox_5b.yaml`; layers are numbered.
+The list is written from `DiffusionTransformer.state_dict()` of CogVideo v1.0 for
+`configs/cogvideox_2b.yaml`, `cogvideox_5b.yaml` and `cogvideox_5b_i2v.yaml`, and of its main branch
+for `cogvideox1.5_5b.yaml` and `cogvideox1.5_5b_i2v.yaml`; layers are numbered.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from small_sat import ROTARY, SIN_COS, VAE
+from small_sat import IMAGE, PATCHED_IMAGE, PATCHED_IN_TIME, ROTARY, SIN_COS, VAE
 
 from backends.sat.config import TransformerConfig
 from backends.sat.transformer import DiffusionTransformer
@@ -73,6 +74,26 @@ def test_5b_names_and_layer_count() -> None:
     assert set(shapes) == _expected(42) | ONLY_5B
     assert shapes["mixins.pos_embed.freqs_sin"] == (5 * 2 * 3, 32)
     assert shapes["transformer.position_embeddings.weight"] == (64, 64)
+
+
+def test_image_to_video_adds_a_learned_embedding_beside_the_rotary_one() -> None:
+    shapes = _shapes(IMAGE)
+    assert set(shapes) == _expected(2) | ONLY_5B | ONLY_2B
+    assert shapes["mixins.pos_embed.pos_embedding"] == (1, 5 + 5 * 2 * 3, 64)
+    assert shapes["mixins.patch_embed.proj.weight"] == (64, 8, 2, 2)
+    assert shapes["mixins.final_layer.linear.weight"] == (4 * 2 * 2, 64)
+
+
+def test_1_5_names() -> None:
+    unread = {"transformer.position_embeddings.weight"}
+    shapes = _shapes(PATCHED_IN_TIME)
+    assert set(shapes) == _expected(2) | unread
+    assert shapes["mixins.patch_embed.proj.weight"] == (64, 4 * 2 * 2 * 2)
+    assert shapes["mixins.final_layer.linear.weight"] == (4 * 2 * 2 * 2, 64)
+    with_image = _shapes(PATCHED_IMAGE)
+    ofs = {f"ofs_embed.{i}.{p}" for i in (0, 2) for p in ("weight", "bias")}
+    assert set(with_image) == _expected(2) | unread | ofs
+    assert with_image["mixins.patch_embed.proj.weight"] == (64, 8 * 2 * 2 * 2)
 
 
 def test_vae_names() -> None:

@@ -143,7 +143,7 @@ def test_dynamic_guidance_is_diffusers_formula() -> None:
 
 
 def test_the_denoiser_guides_the_clean_sample() -> None:
-    def network(x: torch.Tensor, times: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+    def network(x: torch.Tensor, times: torch.Tensor, text: torch.Tensor, _: Any) -> torch.Tensor:
         assert times.tolist() == [749.0, 749.0]
         return torch.cat((0.1 * x[:1], 0.3 * x[1:])) + text.mean()
 
@@ -163,7 +163,7 @@ def test_the_denoiser_guides_the_clean_sample() -> None:
 
 def test_tables_are_shared_to_the_bit() -> None:
     own = own_table(SCHEDULE, 7)
-    denoiser = Denoiser(lambda x, _t, _c: x, SCHEDULE)
+    denoiser = Denoiser(lambda x, _t, _c, _i: x, SCHEDULE)
     exported = own.exported(denoiser.levels(own))
     again = shared_table(SCHEDULE, SCHEDULE, 7, exported)
     assert again.own and torch.equal(again.levels, own.levels)

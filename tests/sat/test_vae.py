@@ -10,7 +10,7 @@ from small_sat import VAE, relative, scramble
 
 from backends.errors import InvalidRequest
 from backends.sat.causal import CausalConv3d, SplitConv3d
-from backends.sat.vae import VideoAutoencoder, decode_pieces
+from backends.sat.vae import VideoAutoencoder, decode_pieces, equal_pieces
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +49,18 @@ def test_decoding_equals_diffusers(vaes: Any, frames: int) -> None:
 
 
 @torch.no_grad()
+def test_1_5_decodes_the_first_frame_to_four_or_to_one(vaes: Any) -> None:
+    """CogVideo issue 614: 84 frames where 81 were asked for; with a lone first frame, Diffusers'."""
+    own, other = vaes
+    latents = _latents(3)
+    alone = own.decode(latents, equal_pieces(3), lone_first=True)
+    assert relative(alone, other.decode(latents).sample) <= 1e-5
+    four = own.decode(latents, equal_pieces(3), lone_first=False)
+    assert four.shape == (1, 3, 12, 12, 16)
+    assert relative(four[:, :, -9:], alone) > 1e-3
+
+
+@torch.no_grad()
 def test_encoding_one_frame_equals_diffusers(vaes: Any) -> None:
     """For more frames the two differ: Diffusers encodes eight at a time, SAT all at once."""
     own, other = vaes
@@ -66,6 +78,16 @@ def test_pieces() -> None:
     for frames in (0, 2, 12):
         with pytest.raises(InvalidRequest, match=f"{frames} latent frames"):
             decode_pieces(frames)
+
+
+def test_pieces_of_1_5() -> None:
+    assert equal_pieces(2) == [(0, 2)]
+    for frames in (3, 5, 13, 21):
+        assert equal_pieces(frames) == decode_pieces(frames)
+    assert [end - start for start, end in equal_pieces(23)] == [3, 3, 3, *[2] * 7]
+    assert [end - start for start, end in equal_pieces(41)] == [5, *[4] * 9]
+    with pytest.raises(InvalidRequest, match="1 latent frames"):
+        equal_pieces(1)
 
 
 @torch.no_grad()
