@@ -17,6 +17,9 @@ from harness.errors import ConfigError
 from harness.records import SCHEMA_VERSION
 from harness.store import content_key
 
+PATH_OPTIONS = ("checkpoint", "config", "text_encoder", "repo", "inference_config")
+"""Backend options that name files or folders."""
+
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file, read in pieces."""
@@ -51,6 +54,19 @@ def model_fingerprint(model: str) -> str:
 
 
 @cache
+def path_digest(given: str) -> str:
+    """Identify what lies under a path: a file, a folder, or a folder of code by its Python sources."""
+    path = Path(given).expanduser()
+    if path.is_file():
+        return file_sha256(path)
+    if not path.is_dir():
+        return "missing"
+    sources = sorted(path.rglob("*.py")) if any(path.glob("*.py")) else []
+    files = sources or sorted(p for p in path.rglob("*") if p.is_file())
+    return content_key({str(p.relative_to(path)): file_sha256(p) for p in files})
+
+
+@cache
 def plugin_digest(module: str) -> str:
     """Hash of a plugin module's source, without running it. Raises `ConfigError` if absent."""
     spec = find_spec(module)
@@ -80,6 +96,12 @@ def _base(
         "case": content,
         "backend": variant.backend,
         "options": variant.options,
+        # A path alone would stay the same when what lies there is changed.
+        "option_paths": {
+            name: path_digest(value)
+            for name in PATH_OPTIONS
+            if isinstance(value := variant.options.get(name), str)
+        },
         "patch": variant.patch,
         "plugins": [plugin_digest(p) for p in plugins] if variant.patch else [],
         "environment": dict(environment),

@@ -8,41 +8,83 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "contract"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "checkpoints"))
 
-from contract_driving import Driven, case, native, staged
+from contract_driving import Driven, case, native
+from tiny_pipelines import save_pipeline
 
 from backends.base import Inputs, Pipeline
+from backends.micro import MODELS, model_path
 from backends.noise import NoiseTape
 from backends.sat.adapter import SatBackend
 
 Figure = tuple[str, float, float]
 
 
+SIZES = {"micro": {"height": 64, "width": 64}, "tiny": {"height": 48, "width": 64}}
+
+
 @dataclass(frozen=True)
 class Kind:
-    """One model in one precision, and the case changes that it needs."""
+    """A model in one precision: `micro-...` is embedded, `tiny-...` has random weights."""
 
     model: str
-    dtype: str
-    changes: dict[str, Any] = field(default_factory=dict)
+    dtype: str = "float32"
+    first_frame: str = "upstream"
 
     def __str__(self) -> str:
-        return f"{self.model}-{self.dtype}"
+        lone = ["lone-first-frame"] if self.first_frame == "single" else []
+        return "-".join([self.model, self.dtype, *lone])
+
+    @property
+    def generation(self) -> str:
+        return "1.5" if "1.5" in self.model else "1.0"
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """What a case of this model needs."""
+        image = {"image": "micro:red-circle.png"} if "i2v" in self.model else {}
+        return SIZES[self.model.partition("-")[0]] | image
+
+    def source(self, work: Path) -> str:
+        """The model's name or folder; a random one is written to `work`."""
+        family, _, name = self.model.partition("-")
+        return self.model if family == "micro" else str(save_pipeline(work / "it", name, 0.1))
+
+    @property
+    def is_here(self) -> bool:
+        return self.model not in MODELS or model_path(self.model).is_dir()
 
 
 KINDS = [
-    Kind("micro-2b", "float32"),
-    Kind("micro-5b", "float32"),
+    Kind("micro-2b"),
+    Kind("micro-5b"),
     Kind("micro-5b", "bfloat16"),
+    Kind("micro-5b-i2v"),
+    Kind("tiny-5b-i2v"),
+    Kind("tiny-5b-i2v", "bfloat16"),
+    Kind("micro-1.5-5b"),
+    Kind("micro-1.5-5b-i2v"),
+    Kind("tiny-1.5"),
+    Kind("tiny-1.5", first_frame="single"),
+    Kind("tiny-1.5-i2v"),
+    Kind("tiny-1.5-i2v", "bfloat16"),
 ]
+
+
+def kinds_of(generation: str) -> list[Kind]:
+    """The kinds that code of `generation` renders and that are here."""
+    return [kind for kind in KINDS if kind.generation == generation and kind.is_here]
+
 
 SAMPLERS: dict[str, dict[str, Any]] = {
     "ddim": {"sampler": "ddim", "steps": 4},
@@ -66,8 +108,11 @@ def worst(what: str, pairs: list[tuple[Tensor, Tensor]]) -> Figure:
 
 def open_both(repo: str, kind: Kind) -> tuple[Pipeline, Pipeline]:
     """The built-in backend's pipeline and CogVideo's."""
-    backend, options = SatBackend(), {"device": "cpu", "dtype": kind.dtype}
-    return backend.open(kind.model, options), backend.open(kind.model, options | {"repo": repo})
+    backend = SatBackend()
+    options = {"device": "cpu", "dtype": kind.dtype, "first_frame": kind.first_frame}
+    with TemporaryDirectory() as work:
+        model = kind.source(Path(work))
+        return backend.open(model, options), backend.open(model, options | {"repo": repo})
 
 
 def compare(kind: Kind, own: Pipeline, theirs: Pipeline) -> Iterator[Figure]:
@@ -76,6 +121,9 @@ def compare(kind: Kind, own: Pipeline, theirs: Pipeline) -> Iterator[Figure]:
     with torch.no_grad():
         yield figure("text", own_run.text, run.text)
         yield figure("unconditional text", own_run.negative_text, run.negative_text)
+        pictures = [r.encode_image(NoiseTape(0)) for r in (own_run, run)]
+        if pictures[0] is not None and pictures[1] is not None:
+            yield figure("picture's latents", pictures[0], pictures[1])
         for name, changes in SAMPLERS.items():
             what = case(64, **(kind.changes | changes))
             both = [native(pipeline, what) for pipeline in (own, theirs)]
@@ -123,19 +171,19 @@ def _foreign(run: Any) -> Inputs:
             alpha_bar_next=[min(a * 0.9 + 1e-3, 1.0) for a in table.alpha_bar_next],
         ),
         latent_dtype="bfloat16",
+        image_scale=0.5,
     )
 
 
 def _crossed(own: Pipeline, theirs: Pipeline, what: Any) -> tuple[Tensor, Tensor]:
-    """Velocities alone cross over: the built-in transformer drives CogVideo's solver."""
+    """Final latents when velocities alone cross over, from the built-in transformer to CogVideo's
+    solver, and those of CogVideo's own run."""
     first, second = own.prepare(what, Inputs()), theirs.prepare(what, Inputs())
-    expected = staged(own, what)
+    first.encode_image(NoiseTape(0))
     tape = NoiseTape(0)
+    second.encode_image(tape)
     latents = second.initial_latents(tape)
     for index in range(what.steps):
-        prediction = first.predict(latents, index)
-        bare = type(prediction)(
-            prediction.velocity, prediction.branches, prediction.guidance_scale, None
-        )
-        latents = second.step(latents, bare, index, tape)
-    return latents, expected.steps[-1].result
+        prediction = replace(first.predict(latents, index), native=None)
+        latents = second.step(latents, prediction, index, tape)
+    return latents, native(theirs, what).steps[-1].result

@@ -12,7 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from trees import HOW, VARIABLE, checkout
+from trees import HOW, VARIABLE, checkout, generation
 
 pytestmark = [
     pytest.mark.skipif(checkout() is None, reason=f"{VARIABLE} names no CogVideo checkout; {HOW}"),
@@ -24,15 +24,21 @@ CROSSED = 2e-6
 """Relative L2: guidance on the velocity and on the clean sample round differently."""
 
 
-@pytest.fixture(
-    scope="module", params=["micro-2b-float32", "micro-5b-float32", "micro-5b-bfloat16"]
-)
+def _kinds() -> list[Any]:
+    if (folder := checkout()) is None:
+        return [None]
+    from comparisons import kinds_of
+
+    return kinds_of(generation(folder))
+
+
+@pytest.fixture(scope="module", params=_kinds(), ids=str)
 def both(request: pytest.FixtureRequest) -> Iterator[Any]:
-    from comparisons import KINDS, open_both
+    from comparisons import open_both
 
     from backends.errors import MissingPrerequisite
 
-    kind = next(kind for kind in KINDS if str(kind) == request.param)
+    kind = request.param
     try:
         own, theirs = open_both(str(checkout()), kind)
     except MissingPrerequisite as error:
@@ -73,6 +79,8 @@ def test_identities_are_equal(both: Any) -> None:
 def test_the_command_compares_both(tmp_path: Path) -> None:
     from harness.cli import main
 
+    if generation(str(checkout())) != "1.0":
+        pytest.skip("the micro case of this test is a 1.0 model; use tag v1.0")
     code = main(
         ["run", "case=[micro_2b_quick]", "candidate=[sat]", "reference=sat",
          f"candidates.sat.repo={checkout()}", f"store={tmp_path}/store",

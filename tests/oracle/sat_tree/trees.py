@@ -8,8 +8,8 @@ from pathlib import Path
 
 VARIABLE = "PARITY_COGVIDEO_SAT"
 HOW = (
-    f"set {VARIABLE} to the `sat` folder of a CogVideo checkout of tag v1.0, pip install"
-    " 'cogvideox-parity[cogvideo]', and run `pytest tests/oracle/sat_tree`"
+    f"set {VARIABLE} to the `sat` folder of a CogVideo checkout (tag v1.0 for the 1.0 models, main"
+    " for 1.5), pip install 'cogvideox-parity[cogvideo]', and run `pytest tests/oracle/sat_tree`"
 )
 
 
@@ -17,6 +17,12 @@ def checkout() -> str | None:
     """The folder that the user named, if it is CogVideo's."""
     value = os.environ.get(VARIABLE)
     return value if value and (Path(value) / "diffusion_video.py").is_file() else None
+
+
+def generation(folder: str) -> str:
+    """Which models the code renders; only the main branch's parser knows a sampling size."""
+    text = (Path(folder) / "arguments.py").read_text()
+    return "1.5" if "--sampling-image-size" in text else "1.0"
 
 
 def commit(folder: str) -> str:
