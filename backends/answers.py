@@ -157,5 +157,7 @@ def _solve(asked: _Asked) -> None:
 
 def _decode(asked: _Asked) -> None:
     run = asked.pipeline.prepare(asked.case, asked.inputs)
+    crop = asked.question.crop
     for index, source in enumerate(asked.question.sources):
-        asked.put(f"{index}.frames", run.decode(asked.tensor(source)))
+        latents = asked.tensor(source)[..., :crop, :crop].contiguous()
+        asked.put(f"{index}.frames", run.decode(latents))

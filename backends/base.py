@@ -274,7 +274,10 @@ class TraceOptions:
 
 @dataclass(frozen=True)
 class RenderRequest:
-    """One render, as sent to a worker. `inputs` is the file that a reference exported, or None."""
+    """One render, as sent to a worker. `inputs` is the file that a reference exported, or None.
+
+    `member` is the healthy member (`backends.healthy`) under which it is rendered.
+    """
 
     case: Case
     seed: int
@@ -282,6 +285,7 @@ class RenderRequest:
     share: list[str]
     trace: TraceOptions
     folder: str
+    member: str = "plain"
 
     @staticmethod
     def from_json(record: Mapping[str, Any]) -> RenderRequest:
@@ -293,6 +297,7 @@ class RenderRequest:
             share=record["share"],
             trace=TraceOptions(**record["trace"]),
             folder=record["folder"],
+            member=record["member"],
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from backends.base import Case
-from backends.errors import InvalidRequest
+from backends.diffusers_conditioning import takes_picture
+from backends.errors import InvalidRequest, Unsupported
 
 _log = logging.getLogger("parity")
 
@@ -17,11 +18,7 @@ _log = logging.getLogger("parity")
 def check_case(pipe: Any, case: Case) -> None:
     """Raise `InvalidRequest` for what this model cannot render; warn where quality is at stake."""
     config = pipe.transformer.config
-    if case.image is not None:
-        raise InvalidRequest(
-            f"case {case.name}: image={case.image!r} with a text-to-video model, which takes none;"
-            " set image=null"
-        )
+    _check_conditioning(pipe, case)
     ratio = pipe.vae_scale_factor_temporal
     if case.frames < 1 or (case.frames - 1) % ratio:
         below = max(case.frames - 1, 0) // ratio * ratio + 1
@@ -62,13 +59,56 @@ def check_text(pipe: Any, name: str, text: Tensor) -> None:
         )
 
 
+def _check_conditioning(pipe: Any, case: Case) -> None:
+    needs_picture = takes_picture(pipe)
+    if case.image is not None and not needs_picture:
+        raise InvalidRequest(
+            f"case {case.name}: image={case.image!r} with a text-to-video model, which takes none;"
+            " set image=null"
+        )
+    if case.video is not None and needs_picture:
+        raise Unsupported(
+            f"case {case.name}: video-to-video with an image-to-video model; Diffusers'"
+            " CogVideoXVideoToVideoPipeline gives the transformer no picture, so it takes"
+            " text-to-video models only"
+        )
+    if case.image is None and needs_picture:
+        raise InvalidRequest(
+            f"case {case.name}: an image-to-video model needs a picture; set image=FILE"
+        )
+    if case.video is None:
+        return
+    if case.solver_steps < 1:
+        raise InvalidRequest(
+            f"case {case.name}: strength={case.strength} of {case.steps} steps leaves none to run"
+        )
+    patch = pipe.transformer.config.patch_size_t or 1
+    latents = (case.frames - 1) // pipe.vae_scale_factor_temporal + 1
+    if latents % patch:
+        raise Unsupported(
+            f"case {case.name}: {case.frames} frames are {latents} latents; video-to-video pads none,"
+            f" so Diffusers refuses what {patch} does not divide. Use"
+            f" {case.frames + pipe.vae_scale_factor_temporal} frames"
+        )
+
+
 def _check_trained_size(pipe: Any, case: Case) -> None:
     config, spatial = pipe.transformer.config, pipe.vae_scale_factor_spatial
-    trained = (config.sample_height * spatial, config.sample_width * spatial)
-    if config.use_learned_positional_embeddings and (case.height, case.width) != trained:
+    largest = (config.sample_height * spatial, config.sample_width * spatial)
+    if config.use_learned_positional_embeddings:
+        trained, came = (*largest, config.sample_frames), (case.height, case.width, case.frames)
+        if came != trained:
+            # Upstream refuses another size but replaces the table in silence for other lengths.
+            raise InvalidRequest(
+                f"case {case.name}: {came[0]}x{came[1]} pixels and {came[2]} frames, but this model"
+                f" has learned positions for {trained[0]}x{trained[1]} and {trained[2]} only; use"
+                " those"
+            )
+    sliced = config.patch_size_t is not None
+    if sliced and (case.height > largest[0] or case.width > largest[1]):
         raise InvalidRequest(
-            f"case {case.name}: {case.height}x{case.width} pixels, but this model has learned"
-            f" positions for {trained[0]}x{trained[1]} only; use that size"
+            f"case {case.name}: {case.height}x{case.width} pixels, but the table of this model's"
+            f" rotary positions ends at {largest[0]}x{largest[1]}; use a smaller size"
         )
     if case.frames > config.sample_frames:
         _log.warning(

@@ -6,6 +6,7 @@ import difflib
 import json
 import logging
 import re
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,46 +14,93 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from backends.diffusers_placement import COMPONENTS
 from backends.errors import CheckpointError, MissingPrerequisite, Unsupported
 
 _log = logging.getLogger("parity")
+_PICTURE_PIPELINE = "CogVideoXImageToVideoPipeline"
+_PIPELINES = ("CogVideoXPipeline", _PICTURE_PIPELINE, "CogVideoXVideoToVideoPipeline")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def load_pipeline(
-    model: str,
-    dtypes: dict[str, torch.dtype],
-    revision: str | None,
-    variant: str | None,
-) -> Any:
-    """The `CogVideoXPipeline` of `model`, on the CPU, its components in `dtypes` (key `default`).
+@dataclass(frozen=True)
+class Source:
+    """Where a pipeline's parts come from.
 
-    Only safetensors are read. Raises `CheckpointError` for a folder that is missing, damaged or
-    incomplete, `Unsupported` for a model of another kind, `MissingPrerequisite` if the hub cannot be
-    reached.
+    `model` is a micro model's name, a folder or a hub id, the latter at `revision`. `variant` names a
+    set of weight files, such as fp16. `safetensors` false reads `.bin` files, still without running
+    code from them. `transformer` is a folder whose transformer takes the place of the model's own.
     """
-    folder = _folder(model, revision, variant)
-    _check_index(folder)
+
+    model: str
+    revision: str | None = None
+    variant: str | None = None
+    safetensors: bool = True
+    transformer: str | None = None
+
+
+def load_pipeline(source: Source, dtypes: dict[str, torch.dtype]) -> Any:
+    """The pipeline of `source`, on the CPU, its components in `dtypes` (key `default`).
+
+    It is a `CogVideoXImageToVideoPipeline` where the model index says so, else a `CogVideoXPipeline`.
+    Raises `CheckpointError` for a folder that is missing, damaged or incomplete, `Unsupported` for a
+    model of another kind, `MissingPrerequisite` if the hub cannot be reached.
+    """
+    folder = _folder(source)
+    kind = _pipeline_class(folder)
     diffusers = import_module("diffusers")
+    parts = {name: folder / name for name in COMPONENTS}
+    given: dict[str, Any] = {}
+    if source.transformer is not None:
+        parts["transformer"] = _transformer_folder(source.transformer)
+        given["transformer"] = _loaded(
+            diffusers.CogVideoXTransformer3DModel,
+            parts["transformer"],
+            source,
+            dtypes["transformer"],
+        )
+    pipe = _loaded(getattr(diffusers, kind), folder, source, dtypes, **given)
+    for name, part in parts.items():
+        _check_complete(part, getattr(pipe, name), source.safetensors)
+    check_model_kind(pipe)
+    return pipe
+
+
+def _loaded(cls: Any, folder: Path, source: Source, dtypes: Any, **given: Any) -> Any:
     compat = import_module("diffusers.utils.deprecation_utils")
     keyword = "dtype" if hasattr(compat, "_resolve_dtype") else "torch_dtype"
     try:
-        pipe = diffusers.CogVideoXPipeline.from_pretrained(
-            str(folder), variant=variant, use_safetensors=True, **{keyword: dtypes}
+        return cls.from_pretrained(
+            str(folder),
+            variant=source.variant,
+            use_safetensors=source.safetensors,
+            **{keyword: dtypes},
+            **given,
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(
             f"{folder} does not load: {type(error).__name__}: {str(error).splitlines()[0]};"
             " compare the folder with its source and copy or convert it again"
         ) from error
-    for name in ("text_encoder", "vae", "transformer"):
-        _check_complete(folder / name, getattr(pipe, name))
-    return pipe
 
 
-def _folder(model: str, revision: str | None, variant: str | None) -> Path:
+def _transformer_folder(given: str) -> Path:
+    """The folder itself, or `transformer` in it where it is a whole pipeline's."""
+    path = Path(given).expanduser()
+    inside = path / "transformer"
+    found = inside if inside.is_dir() else path
+    if not (found / "config.json").is_file():
+        raise CheckpointError(
+            f"transformer={given}: no config.json there; expected a transformer that save_pretrained"
+            " wrote, or a pipeline's folder with one in `transformer`"
+        )
+    return found
+
+
+def _folder(source: Source) -> Path:
     from backends.micro import MODELS, model_path
 
+    model = source.model
     if model in MODELS:
         return model_path(model)
     path = Path(model).expanduser()
@@ -69,15 +117,18 @@ def _folder(model: str, revision: str | None, variant: str | None) -> Path:
             f"no model {model!r}{hint} Expected a micro model ({', '.join(MODELS)}), a local folder,"
             " or a hub id such as zai-org/CogVideoX-2b"
         )
-    return _downloaded(model, revision, variant)
+    return _downloaded(source)
 
 
-def _downloaded(model: str, revision: str | None, variant: str | None) -> Path:
-    diffusers = import_module("diffusers")
+def _downloaded(source: Source) -> Path:
+    diffusers, model = import_module("diffusers"), source.model
     try:
         return Path(
-            diffusers.CogVideoXPipeline.download(
-                model, revision=revision, variant=variant, use_safetensors=True
+            diffusers.DiffusionPipeline.download(
+                model,
+                revision=source.revision,
+                variant=source.variant,
+                use_safetensors=source.safetensors,
             )
         )
     except (OSError, ValueError) as error:
@@ -88,7 +139,7 @@ def _downloaded(model: str, revision: str | None, variant: str | None) -> Path:
         ) from error
 
 
-def _check_index(folder: Path) -> None:
+def _pipeline_class(folder: Path) -> str:
     index = folder / "model_index.json"
     if not index.is_file():
         raise CheckpointError(
@@ -99,18 +150,21 @@ def _check_index(folder: Path) -> None:
         kind = json.loads(index.read_text())["_class_name"]
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{index} is not a Diffusers model index: {error}") from error
-    if kind != "CogVideoXPipeline":
-        raise Unsupported(
-            f"{folder} is a {kind}; this backend runs text-to-video CogVideoXPipeline models only"
-        )
+    if kind not in _PIPELINES:
+        raise Unsupported(f"{folder} is a {kind}; this backend runs {', '.join(_PIPELINES)}")
+    # Text-to-video and video-to-video have the same parts; the case says which is run.
+    return kind if kind == _PICTURE_PIPELINE else "CogVideoXPipeline"
 
 
-def _check_complete(folder: Path, component: Any) -> None:
+def _check_complete(folder: Path, component: Any, safetensors: bool) -> None:
     """Diffusers and transformers only log missing weights and leave them random."""
     stored: set[str] = set()
-    for file in folder.glob("*.safetensors"):
-        with safe_open(str(file), framework="pt") as tensors:
-            stored |= set(tensors.keys())
+    for file in folder.glob("*.safetensors" if safetensors else "*.bin"):
+        if safetensors:
+            with safe_open(str(file), framework="pt") as tensors:
+                stored |= set(tensors.keys())
+        else:
+            stored |= set(torch.load(file, map_location="meta", weights_only=True))
     # Tied tensors share memory and are stored under one of their names.
     named: dict[tuple[int, torch.Size], list[str]] = {}
     for name, tensor in component.state_dict().items():
@@ -129,11 +183,14 @@ def _check_complete(folder: Path, component: Any) -> None:
         )  # fmt: skip
 
 
-def check_model_kind(transformer: Any, vae: Any) -> None:
-    """Raise `Unsupported` if the transformer takes more than the noisy latents of `vae`."""
-    channels, latent = transformer.config.in_channels, vae.config.latent_channels
-    if channels != latent:
-        raise Unsupported(
-            f"the transformer takes {channels} channels but the VAE has {latent} latent channels:"
-            " an image-to-video model; this backend runs text-to-video models only"
+def check_model_kind(pipe: Any) -> None:
+    """Raise `CheckpointError` if the transformer's input is not what the pipeline gives it."""
+    with_picture = type(pipe).__name__ == _PICTURE_PIPELINE
+    latent = int(pipe.vae.config.latent_channels)
+    channels, expected = int(pipe.transformer.config.in_channels), latent * (1 + with_picture)
+    if channels != expected:
+        raise CheckpointError(
+            f"the transformer takes {channels} channels, but {type(pipe).__name__} gives it {expected}"
+            f" with this VAE of {latent}; put text-to-video and image-to-video parts together with"
+            " their own kind only"
         )

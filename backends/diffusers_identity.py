@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from backends.base import Identity, Policies
+from backends.diffusers_conditioning import own_image_scale
 from backends.diffusers_placement import COMPONENTS, tensors_in_use
 from backends.trace import digest
 
@@ -80,8 +81,9 @@ def read_policies(pipe: Any, dtype: str) -> Policies:
 
     Sources: `scheduling_ddim_cogvideox.py` (`__init__` rescales all entries, `set_timesteps` picks),
     `pipeline_cogvideox.py` (`encode_prompt`; `latents.to(prompt_embeds.dtype)` and guidance on the
-    output in `__call__`), `image_processor.py` (`numpy_to_pil` rounds; its pictures are what
-    `export_to_video` gets by default).
+    output in `__call__`), `pipeline_cogvideox_image2video.py` (`prepare_latents` scales the picture's
+    latents, or divides them where the VAE says `invert_scale_latents`), `image_processor.py`
+    (`numpy_to_pil` rounds; its pictures are what `export_to_video` gets by default).
     """
     scheduler = pipe.scheduler.config
     rescaled = (
@@ -96,4 +98,5 @@ def read_policies(pipe: Any, dtype: str) -> Policies:
         guidance_target="velocity",
         layer_norm_eps=float(pipe.transformer.config.norm_eps),
         frames_to_uint8="round",
+        image_scale=own_image_scale(pipe),
     )

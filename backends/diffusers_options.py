@@ -31,7 +31,7 @@ class DiffusersOptions:
     """How Diffusers runs a model; `conf/backend/diffusers.yaml` says what each option means.
 
     `vae_dtype` and `text_dtype` are None where they follow `dtype`; `revision` and `variant` None
-    where the hub's default is wanted.
+    where the hub's default is wanted, and `transformer` None where the model's own is.
     """
 
     dtype: str = "float32"
@@ -46,6 +46,8 @@ class DiffusersOptions:
     allow_tf32: bool = False
     revision: str | None = None
     variant: str | None = None
+    use_safetensors: bool = True
+    transformer: str | None = None
 
 
 _CHOICES: dict[str, tuple[str | None, ...]] = {
@@ -56,7 +58,7 @@ _CHOICES: dict[str, tuple[str | None, ...]] = {
     "placement": PLACEMENTS,
     "attention": ATTENTION,
 }
-_SWITCHES = ("use_stream", "vae_tiling", "vae_slicing", "allow_tf32")
+_SWITCHES = ("use_stream", "vae_tiling", "vae_slicing", "allow_tf32", "use_safetensors")
 
 
 def parse_options(options: Mapping[str, Any]) -> DiffusersOptions:

@@ -1,12 +1,13 @@
-"""The Diffusers backend: `CogVideoXPipeline` behind the stage contract, in every placement.
+"""The Diffusers backend: the CogVideoX pipelines behind the stage contract, in every placement.
 
 It is made of:
 
     diffusers_options     the flat YAML options, checked
     diffusers_checkpoint  opening a folder or hub id, with errors a user can act on
     diffusers_placement   full device and the offload kinds; reading weights under each
-    runtime     attention kernel and TF32, in force only while it computes
+    runtime               attention kernel and TF32, in force only while it computes
     diffusers_case        whether the model can render a case
+    diffusers_conditioning  the picture or clip of a case
     diffusers_solver      the schedulers with tape, schedule and latent dtype imposed
     diffusers_stack       the pipeline's parts, called as it calls them
     diffusers_run         one render: stages and native loop
@@ -34,7 +35,11 @@ if TYPE_CHECKING:
 
 
 class DiffusersBackend:
-    """`CogVideoXPipeline` on one device or offloaded; `conf/backend/diffusers.yaml` has the options."""
+    """A CogVideoX pipeline on one device or offloaded; `conf/backend/diffusers.yaml` has the options.
+
+    The checkpoint says whether it is text-to-video or image-to-video; a case with a `video` runs a
+    text-to-video model in `CogVideoXVideoToVideoPipeline`.
+    """
 
     def check(self, options: Mapping[str, Any]) -> None:
         parsed = parse_options(options)
@@ -60,10 +65,10 @@ class DiffusersBackend:
 
 
 class DiffusersPipeline:
-    """One opened CogVideoX model. Implements `Pipeline`; `native()` is the `CogVideoXPipeline`."""
+    """One opened CogVideoX model. Implements `Pipeline`; `native()` is Diffusers' own pipeline."""
 
     def __init__(self, model: str, options: DiffusersOptions) -> None:
-        from backends.diffusers_checkpoint import check_model_kind, load_pipeline
+        from backends.diffusers_checkpoint import Source, load_pipeline
         from backends.diffusers_identity import TensorNames
         from backends.diffusers_placement import Placement
         from backends.runtime import resolve_device
@@ -78,8 +83,10 @@ class DiffusersPipeline:
             "vae": self._vae_dtype,
             "text_encoder": self._text_dtype,
         }
-        pipe = load_pipeline(model, dtypes, options.revision, options.variant)
-        check_model_kind(pipe.transformer, pipe.vae)
+        source = Source(
+            model, options.revision, options.variant, options.use_safetensors, options.transformer
+        )
+        pipe = load_pipeline(source, dtypes)
         if options.vae_tiling:
             pipe.vae.enable_tiling()
         if options.vae_slicing:
@@ -142,6 +149,7 @@ class DiffusersPipeline:
 
     def _run(self, case: Case, inputs: Inputs) -> DiffusersRun:
         from backends.diffusers_case import check_case
+        from backends.diffusers_conditioning import pipeline_for
         from backends.diffusers_run import DiffusersRun
         from backends.diffusers_stack import Stack
         from backends.runtime import in_force
@@ -151,5 +159,6 @@ class DiffusersPipeline:
         settings: partial[AbstractContextManager[None]] = partial(
             in_force, pipe.transformer, options.attention, options.allow_tf32
         )
+        pipe = pipeline_for(pipe, case)
         stack = Stack(pipe, self._dtype, self._vae_dtype, self._text_dtype, settings)
         return DiffusersRun(stack, case, inputs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any
 from unittest.mock import patch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from backends.base import Case, Inputs, Prediction, ScheduleTable, StepObserver
 from backends.diffusers_case import check_text
+from backends.diffusers_conditioning import Conditioning
 from backends.diffusers_options import torch_dtype
 from backends.diffusers_solver import Solver, scheduler_for
 from backends.diffusers_stack import Stack
@@ -37,6 +39,7 @@ class DiffusersRun:
         self._solver = Solver(
             scheduler_for(pipe.scheduler, case.sampler),
             case.steps,
+            case.solver_steps,
             inputs.schedule,
             latent_dtype,
             imposed=latent_dtype != stack.dtype,
@@ -48,10 +51,13 @@ class DiffusersRun:
         self._shape = (
             1,
             latent_frames + self._surplus,
-            int(config.in_channels),
+            int(pipe.vae.config.latent_channels),
             case.height // pipe.vae_scale_factor_spatial,
             case.width // pipe.vae_scale_factor_spatial,
         )
+        padded_frames = case.frames + self._surplus * pipe.vae_scale_factor_temporal
+        self._conditioning = Conditioning(stack, case, padded_frames, inputs.image_scale)
+        self._picture: Tensor | None = None
 
     @property
     def text(self) -> Tensor:
@@ -70,18 +76,29 @@ class DiffusersRun:
         return self._shape
 
     def encode_image(self, tape: NoiseTape) -> Tensor | None:
-        return None
+        if self._conditioning.picture is not None:
+            with self._stack.in_force(), draws_from(tape):
+                self._picture = self._conditioning.picture_latents(tape)
+        return self._picture
 
     def initial_latents(self, tape: NoiseTape) -> Tensor:
-        return self._noise(tape) * self._solver.scheduler.init_noise_sigma
+        if self._conditioning.clip is None:
+            return self._noise(tape) * self._solver.scheduler.init_noise_sigma
+        dtype, first = self._solver.latent_dtype, self._timestep(0)
+        with self._stack.in_force(), draws_from(tape), self._solver.attached(tape, _unseen):
+            return self._conditioning.noised_clip(tape, first, dtype, self._shape)
 
     def predict(self, latents: Tensor, step: int) -> Prediction:
-        """The loop body of `CogVideoXPipeline.__call__` up to and including guidance."""
+        """The loop body of the pipeline's `__call__` up to and including guidance."""
         case, timestep = self._case, self._timestep(step)
+        if self._conditioning.picture is not None and self._picture is None:
+            raise InvalidRequest("the picture is not encoded yet; call encode_image first")
         texts = [self.negative_text, self.text] if self._guided else [self.text]
         given = self._own(latents).to(self._stack.dtype)
         given = self._solver.scheduler.scale_model_input(given, timestep)
-        branches = self._stack.denoise(given, torch.cat(texts), timestep, case.height, case.width)
+        branches = self._stack.denoise(
+            given, self._picture, torch.cat(texts), timestep, case.height, case.width
+        )
         velocity, scale = branches.float(), self._guidance_scale(int(timestep))
         if self._guided:
             negative, positive = velocity.chunk(2)
@@ -112,7 +129,7 @@ class DiffusersRun:
         return self._stack.decode(self._own(latents)[:, self._surplus :])
 
     def render(self, tape: NoiseTape, observe: StepObserver) -> Tensor:
-        """`CogVideoXPipeline.__call__` as users call it; frames (T, H, W, 3) float32 in [0, 1]."""
+        """The pipeline's `__call__` as users call it; frames (T, H, W, 3) float32 in [0, 1]."""
         stack, case, solver = self._stack, self._case, self._solver
         pipe, branches = stack.pipe, list[Tensor]()
 
@@ -127,8 +144,13 @@ class DiffusersRun:
         def solvers_own(latents: Tensor) -> Tensor:
             return solver.latents_to_decode(latents)[:, -latents.shape[1] :]
 
-        noise = self._noise(tape)
-        solver.begin(noise * solver.scheduler.init_noise_sigma)
+        prepare_latents = pipe.prepare_latents
+        signature = inspect.signature(prepare_latents)
+
+        def prepare(*args: Any, **kwargs: Any) -> Any:
+            given = signature.bind(*args, **kwargs).arguments
+            return self._prepare(prepare_latents, given, tape)
+
         prompts = self._prompts()
         pipe.set_progress_bar_config(disable=True)
         handle = pipe.transformer.register_forward_hook(keep)
@@ -137,24 +159,42 @@ class DiffusersRun:
                 stack.in_force(),
                 draws_from(tape),
                 patch.object(pipe, "scheduler", solver.scheduler),
+                patch.object(pipe, "prepare_latents", prepare),
                 solver.attached(tape, seen),
                 stack.decoding(solvers_own),
             ):
                 frames = pipe(
                     **prompts,
+                    **self._conditioning.arguments,
                     height=case.height,
                     width=case.width,
-                    num_frames=case.frames,
                     num_inference_steps=case.steps,
                     guidance_scale=case.guidance_scale,
                     use_dynamic_cfg=case.dynamic_guidance,
-                    latents=noise.to(stack.dtype),
                     output_type="np",
                     max_sequence_length=stack.text_length,
                 ).frames
         finally:
             handle.remove()
         return torch.from_numpy(frames[0])
+
+    def _prepare(self, prepare_latents: Any, given: dict[str, Any], tape: NoiseTape) -> Any:
+        """What the pipeline's `prepare_latents` returns, with the noise from the tape.
+
+        A picture's or a clip's posterior is sampled before the noise is drawn, as upstream.
+        """
+        conditioning, solver = self._conditioning, self._solver
+        picture: Tensor | None = None
+        if conditioning.clip is not None:
+            latent_dtype = solver.latent_dtype
+            start = conditioning.of_clip(prepare_latents, given, tape, latent_dtype, self._shape)
+        else:
+            if conditioning.picture is not None:
+                picture = conditioning.of_picture(prepare_latents, given, tape)
+            start = self._noise(tape) * solver.scheduler.init_noise_sigma
+        solver.begin(start)
+        carried = start.to(self._stack.dtype)
+        return carried if picture is None else (carried, picture)
 
     def _prompts(self) -> dict[str, Any]:
         """Prompts in words where the pipeline encodes them itself; embeddings where they are shared.
@@ -185,13 +225,14 @@ class DiffusersRun:
         return latents.to(self._stack.device, self._solver.latent_dtype)
 
     def _timestep(self, step: int) -> Tensor:
-        if not 0 <= step < self._case.steps:
-            raise InvalidRequest(f"step {step}: this run has steps 0 to {self._case.steps - 1}")
+        count = self._case.solver_steps
+        if not 0 <= step < count:
+            raise InvalidRequest(f"step {step}: this run has steps 0 to {count - 1}")
         return torch.tensor(self._solver.table.timesteps[step], device=self._stack.device)
 
     def _guidance_scale(self, timestep: int) -> float:
         """The scale at `timestep`; the dynamic one is Diffusers' formula, in its order."""
-        scale, steps = self._case.guidance_scale, self._case.steps
+        scale, steps = self._case.guidance_scale, self._case.solver_steps
         if not self._guided:
             return 1.0
         if not self._case.dynamic_guidance:

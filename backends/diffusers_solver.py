@@ -54,8 +54,16 @@ def own_table(scheduler: Any, steps: int) -> ScheduleTable:
     )
 
 
+def _last(table: ScheduleTable, count: int) -> ScheduleTable:
+    """The last `count` rows."""
+    skipped = len(table.timesteps) - count
+    return ScheduleTable(
+        table.timesteps[skipped:], table.alpha_bar[skipped:], table.alpha_bar_next[skipped:]
+    )
+
+
 class Solver:
-    """One run's scheduler.
+    """One run's scheduler, set to `steps` steps of which the last `count` are run.
 
     `table` None leaves the scheduler its own. `latent_dtype` is the dtype that latents are rounded
     to after every step; with `imposed` it differs from what the pipeline carries between steps, so
@@ -66,21 +74,23 @@ class Solver:
         self,
         scheduler: Any,
         steps: int,
+        count: int,
         table: ScheduleTable | None,
         latent_dtype: torch.dtype,
         imposed: bool,
     ) -> None:
-        if table is not None and len(table.timesteps) != steps:
+        if table is not None and len(table.timesteps) != count:
             raise InvalidRequest(
-                f"the shared schedule has {len(table.timesteps)} steps, the case {steps};"
+                f"the shared schedule has {len(table.timesteps)} steps, the case {count};"
                 " export the inputs again for this case"
             )
         self.scheduler = scheduler
         self.latent_dtype = latent_dtype
         self._steps = steps
+        self._count = count
         self._stride = scheduler.config.num_train_timesteps // steps
         self._imposed_table = table
-        self.table = table or own_table(scheduler, steps)
+        self.table = table or _last(own_table(scheduler, steps), count)
         self._imposed = imposed
         self._kept: Tensor | None = None
         self._index = 0
@@ -111,13 +121,25 @@ class Solver:
         def set_timesteps(steps: int, device: Any = None, **kwargs: Any) -> None:
             native_set(steps, device=device, **kwargs)
             if self._imposed_table is not None:
-                scheduler.timesteps = torch.tensor(self._imposed_table.timesteps, device=device)
+                # A pipeline that runs the last steps only cuts the first ones off.
+                given = self._imposed_table.timesteps
+                skipped = given[:1] * (self._steps - self._count)
+                scheduler.timesteps = torch.tensor([*skipped, *given], device=device)
 
+        def add_noise(clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+            if self._imposed_table is None:
+                return native_noise(clean, noise, timesteps)
+            level = torch.tensor(self.table.alpha_bar[:1], dtype=torch.float64)
+            with patch.object(scheduler, "alphas_cumprod", level):
+                return native_noise(clean, noise, torch.zeros_like(timesteps))
+
+        native_noise = scheduler.add_noise
         saved = scheduler.alphas_cumprod, scheduler.final_alpha_cumprod
         native_set(self._steps)  # another run may have left its own number of steps
         with (
             patch.object(scheduler, "step", step),
             patch.object(scheduler, "set_timesteps", set_timesteps),
+            patch.object(scheduler, "add_noise", add_noise),
         ):
             try:
                 yield
@@ -138,7 +160,7 @@ class Solver:
         sampler = "dpm" if "timestep_back" in bound.signature.parameters else "ddim"
         # A last step that does not end on clean latents is drawn like any other; this happens when
         # the number of steps does not divide 1000.
-        last = self._steps if self._final(index) else self._steps + 1
+        last = self._count if self._final(index) else self._count + 1
         fewest, most = expected_step_draws(sampler, index, last)
         with tape.stage("step", index, fewest, most, sample.shape):
             result, *rest = native(*bound.args, **bound.kwargs)

@@ -1,6 +1,7 @@
-"""The parts of an opened `CogVideoXPipeline` that a run is made of, each called as the pipeline does.
+"""The parts of an opened CogVideoX pipeline that a run is made of, each called as the pipeline does.
 
-Sources: `pipeline_cogvideox.py`, the named methods and the loop of `__call__`.
+Sources: `pipeline_cogvideox.py` and `pipeline_cogvideox_image2video.py`, the named methods and the loop
+of `__call__`.
 """
 
 from __future__ import annotations
@@ -48,11 +49,18 @@ class Stack:
         return embedding
 
     def denoise(
-        self, latents: Tensor, embeddings: Tensor, timestep: Tensor, height: int, width: int
+        self,
+        latents: Tensor,
+        picture: Tensor | None,
+        embeddings: Tensor,
+        timestep: Tensor,
+        height: int,
+        width: int,
     ) -> Tensor:
         """The transformer's raw output for every text in `embeddings` (N, L, D): (N, T, C, H, W).
 
-        `latents` are (1, T, C, H, W); `height` and `width` are pixels, for the rotary positions.
+        `latents` and a `picture`'s are (1, T, C, H, W); `height` and `width` are pixels, for the
+        rotary positions.
         """
         pipe = self.pipe
         rotary = (
@@ -63,6 +71,11 @@ class Stack:
             else None
         )
         given = torch.cat([latents] * len(embeddings))
+        further: dict[str, Any] = {}
+        if picture is not None:
+            given = torch.cat([given, torch.cat([picture] * len(embeddings))], dim=2)
+            if pipe.transformer.config.ofs_embed_dim is not None:
+                further["ofs"] = latents.new_full((1,), fill_value=2.0)
         with self.in_force(), pipe.transformer.cache_context("cond_uncond"):
             return pipe.transformer(
                 hidden_states=given,
@@ -71,6 +84,7 @@ class Stack:
                 image_rotary_emb=rotary,
                 attention_kwargs=None,
                 return_dict=False,
+                **further,
             )[0]
 
     def decode(self, latents: Tensor) -> Tensor:

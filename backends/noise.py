@@ -109,6 +109,11 @@ def standard_normal(seed: int, slot: int, shape: Sequence[int]) -> NDArray[np.fl
     return _normal_quantile(p).astype(np.float32).reshape(tuple(shape))
 
 
+def draw_slot(stage: Stage, step: int, index: int) -> int:
+    """The slot of draw `index` in `step` of `stage`, the second half of its Philox key."""
+    return (_STAGE_CODES[stage] << 48) | (step << 16) | index
+
+
 @dataclass(frozen=True)
 class Draw:
     """One draw that was taken: where, in which shape, and the hash of its float32 bytes.
@@ -192,7 +197,7 @@ class NoiseTape:
             )
         if expected is not None and came != expected:
             raise TapeError(f"draw in {stage} {step} has shape {came}, expected {expected}")
-        slot = (_STAGE_CODES[stage] << 48) | (step << 16) | self._served
+        slot = draw_slot(stage, step, self._served)
         values = standard_normal(self.seed, slot, came)
         sha256 = hashlib.sha256(values.tobytes()).hexdigest()
         optional = self._served >= fewest

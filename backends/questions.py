@@ -11,10 +11,10 @@ accumulated. Tensors are named in one safetensors file; the answer to question `
     trajectory   seed, steps          <k>.in, <k>.velocity, <k>.branches for each step k; clean
     predict      seed, steps, source  <k>.velocity, <k>.branches on `<source>.<k>.in`
     solve        seed, steps, source  states (N, 512), final; on `<source>.<k>.velocity`
-    decode       sources              <i>.frames of the latents named by each source
+    decode       sources, crop        <i>.frames of the latents named by each source
 
 Predictions also give `<k>.native`, the guided clean sample, where the stack's solver consumes that, and
-the guidance scale of each step.
+the guidance scale of each step. `crop` decodes only the first that many rows and columns of latents.
 
 A `trajectory` visits the probe steps only: after each prediction it goes straight to the next one by
 the deterministic DDIM rule on the pipeline's own schedule table, so its inputs lie where real ones do
@@ -43,6 +43,7 @@ class Question:
     source: str = ""
     sources: tuple[str, ...] = ()
     prompts: tuple[str, ...] = ()
+    crop: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain types only."""

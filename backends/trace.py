@@ -1,9 +1,4 @@
-"""What is kept of a render's steps: a digest and a sketch of each, full tensors of a few.
-
-The sketch is a count sketch: fixed random signs (Philox, so the same everywhere), then sums over
-element index modulo 512. It is linear, so the distance between two sketches estimates that between
-the tensors, with a relative error of about sqrt(2 / 512) = 6 % (Charikar, Chen, Farach-Colton 2002).
-"""
+"""What is kept of a render's steps: a digest and a sketch of each, full tensors of a few."""
 
 from __future__ import annotations
 
@@ -12,14 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 
 from backends.base import Prediction, TraceOptions
-
-SKETCH_SIZE = 512
-_SIGN_SEED = 0x706172697479  # "parity"
+from backends.sketch import sketch_array
 
 
 def digest(tensor: torch.Tensor) -> str:
@@ -30,20 +22,13 @@ def digest(tensor: torch.Tensor) -> str:
 
 
 def sketch(tensor: torch.Tensor) -> torch.Tensor:
-    """Linear sketch (512,) float32 of a tensor of any shape; norms survive within about 6 %."""
-    values = tensor.detach().float().cpu().reshape(-1).numpy()
-    words = np.random.Philox(key=np.array([_SIGN_SEED, 0], dtype=np.uint64)).random_raw(
-        -(-values.size // 64)
-    )
-    bits = np.unpackbits(words.astype("<u8").view(np.uint8))[: values.size]
-    padded = np.zeros(-(-values.size // SKETCH_SIZE) * SKETCH_SIZE, dtype=np.float64)
-    padded[: values.size] = np.where(bits, values, -values)
-    return torch.from_numpy(padded.reshape(-1, SKETCH_SIZE).sum(0).astype(np.float32))
+    """Linear sketch (512,) float32 of a tensor of any shape; see `backends.sketch`."""
+    return torch.from_numpy(sketch_array(tensor.detach().float().cpu().numpy()))
 
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One solver step: digests of its velocity and its result, and whether all values are finite."""
+    """One solver step: digests of its velocity and result, and whether all values are finite."""
 
     step: int
     timestep: int
@@ -60,6 +45,7 @@ class TraceRecorder:
     def __init__(self, options: TraceOptions) -> None:
         self._probe_steps = frozenset(options.probe_steps)
         self.steps: list[StepRecord] = []
+        self._input_sketches: list[torch.Tensor] = []
         self._velocity_sketches: list[torch.Tensor] = []
         self._latents_sketches: list[torch.Tensor] = []
         self._full: dict[str, torch.Tensor] = {}
@@ -85,6 +71,7 @@ class TraceRecorder:
                 latents_finite=bool(torch.isfinite(result).all()),
             )
         )
+        self._input_sketches.append(sketch(latents))
         self._velocity_sketches.append(sketch(velocity))
         self._latents_sketches.append(sketch(result))
         if step in self._probe_steps:
@@ -97,6 +84,7 @@ class TraceRecorder:
         if self.final_latents is None:
             raise ValueError("nothing was observed; the pipeline never reported a step")
         tensors = dict(self._full)
+        tensors["input_sketches"] = torch.stack(self._input_sketches)
         tensors["velocity_sketches"] = torch.stack(self._velocity_sketches)
         tensors["latents_sketches"] = torch.stack(self._latents_sketches)
         tensors["final_latents"] = self.final_latents.detach().cpu().contiguous().clone()

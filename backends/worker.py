@@ -127,6 +127,7 @@ class Worker:
         import torch
         from safetensors.torch import save_file
 
+        from backends.healthy import healthy
         from backends.noise import NoiseTape
         from backends.trace import TraceRecorder, digest
 
@@ -135,7 +136,7 @@ class Worker:
         tape, recorder = NoiseTape(asked.seed), TraceRecorder(asked.trace)
         inputs = _load_inputs(asked.inputs, asked.share)
         started = time.perf_counter()
-        with torch.no_grad():
+        with torch.no_grad(), healthy(pipeline, asked.member):
             frames = pipeline.render(asked.case, inputs, tape, recorder)
         render_s = time.perf_counter() - started
         folder = Path(asked.folder)

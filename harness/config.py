@@ -70,9 +70,14 @@ class CandidateSpec(VariantSpec):
 
 
 class JudgeSettings(Record):
-    """`rerun`: render the reference again in a fresh process, the floor under every distance."""
+    """How a verdict is reached; `conf/judge/default.yaml` says what each setting means."""
 
     rerun: bool
+    probe: bool
+    probe_seeds: Annotated[tuple[Seed, ...], Field(min_length=2)]
+    calibration_seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
+    ensemble: tuple[str, ...]
+    max_seeds: Annotated[int, Field(ge=1)]
 
 
 class TraceSettings(Record):

@@ -18,7 +18,7 @@ from harness.records import SCHEMA_VERSION
 from harness.store import content_key
 
 PATH_OPTIONS = ("checkpoint", "config", "text_encoder", "repo", "inference_config")
-"""Backend options that name files or folders."""
+"""Backend options that name files or folders of this machine."""
 
 
 def file_sha256(path: Path) -> str:
@@ -78,6 +78,15 @@ def plugin_digest(module: str) -> str:
     return file_sha256(Path(spec.origin))
 
 
+def _option_contents(options: Mapping[str, Any]) -> dict[str, str]:
+    """What stands behind the options that name a file or folder: a path alone does not say it."""
+    given = {name: value for name, value in options.items() if isinstance(value, str)}
+    found = {name: path_digest(given[name]) for name in PATH_OPTIONS if name in given}
+    if "transformer" in given:
+        found["transformer"] = model_fingerprint(given["transformer"])
+    return found
+
+
 def _base(
     case: Case,
     variant: Variant,
@@ -95,13 +104,7 @@ def _base(
         "schema": SCHEMA_VERSION,
         "case": content,
         "backend": variant.backend,
-        "options": variant.options,
-        # A path alone would stay the same when what lies there is changed.
-        "option_paths": {
-            name: path_digest(value)
-            for name in PATH_OPTIONS
-            if isinstance(value := variant.options.get(name), str)
-        },
+        "options": variant.options | _option_contents(variant.options),
         "patch": variant.patch,
         "plugins": [plugin_digest(p) for p in plugins] if variant.patch else [],
         "environment": dict(environment),
@@ -131,6 +134,7 @@ def render_key(
     share: Sequence[str],
     inputs_digest: str | None,
     trace: TraceOptions,
+    member: str,
 ) -> str:
     """Key of one render. `inputs_digest` is the hash of the shared inputs' content, if any."""
     return content_key(
@@ -141,6 +145,7 @@ def render_key(
             "share": sorted(share),
             "inputs": inputs_digest,
             "trace": asdict(trace),
+            "member": member,
         }
         | _base(case, variant, environment, threads, plugins)
     )

@@ -30,7 +30,13 @@ FULL_PRECISION: Mapping[str, Any] = {
 }
 """The options that decide a pipeline's precision, where it has them, at their most exact."""
 
-MEMBERS = ("math", "split", "jitter:1", "jitter:2", "jitter:3")
+TRANSFORMER_MEMBERS = ("math", "split", "jitter:1", "jitter:2", "jitter:3")
+OTHER_MEMBERS = ("jitter:1", "jitter:2", "jitter:3", "jitter:4")
+"""Of text encoder and decoder, which the attention kernel and the guidance batch do not touch."""
+
+REDUCED_CROP = 2
+"""Rows and columns of latents that are decoded at reduced precision: convolutions in it can be fifty
+times slower on a CPU, and the decoder does the same to every part."""
 
 OTHER_PROMPTS = (
     "a blue square moving right on a black background",
@@ -38,6 +44,10 @@ OTHER_PROMPTS = (
     " quality, detailed light, camera follows, an orange or purple star turning around its center",
 )
 """Prompts that the case does not have: another of ordinary length, and one that no model takes whole."""
+
+
+def _prompts(case: Case) -> tuple[str, ...]:
+    return (*OTHER_PROMPTS, case.negative_prompt)
 
 
 @dataclass(frozen=True)
@@ -97,18 +107,22 @@ def probe_pair(
     with TemporaryDirectory(prefix="parity-probe-") as folder:
         shared = _shared(own, table, Path(folder))
         a_full = prober.ask(
-            reference.at(FULL_PRECISION), case, shared, _reference(settings, steps, equalised), {}
+            reference.at(FULL_PRECISION),
+            case,
+            shared,
+            _reference(case, settings, steps, equalised),
+            {},
         )
         given = _given(a_full, settings, steps)
-        again = _candidate(settings, steps)
-        calibrated = [*again, *_members(settings, steps)]
+        again = _candidate(case, settings, steps)
+        calibrated = [*again, *_members(case, settings, steps)]
         a_less = b_less = None
         if reduced is not None:
             at_less = reference.at({**FULL_PRECISION, **reduced})
-            a_less = prober.ask(at_less, case, shared, calibrated, given)
+            a_less = prober.ask(at_less, case, shared, _cheap(calibrated), given)
         b_full = prober.ask(candidate.at(FULL_PRECISION), case, shared, again, given)
         if reduced is not None:
-            b_less = prober.ask(candidate, case, shared, again, given)
+            b_less = prober.ask(candidate, case, shared, _cheap(again), given)
     return LocalData(
         case,
         steps,
@@ -131,7 +145,7 @@ def _shared(own: Answers, table: ScheduleTable, folder: Path) -> Shared:
 
 
 def _reference(
-    settings: ProbeSettings, steps: tuple[int, ...], equalised: str | None
+    case: Case, settings: ProbeSettings, steps: tuple[int, ...], equalised: str | None
 ) -> list[Question]:
     """The reference makes the trajectories that everyone answers on, and is its own healthy ensemble."""
     questions = [
@@ -143,16 +157,20 @@ def _reference(
             replace(q, id=f"eq.{q.id}", member=equalised)
             for q in _predictions(settings.seeds, steps)
         ]
-    return [*questions, *_without_predictions(settings, steps), *_members(settings, steps)]
+    return [
+        *questions,
+        *_without_predictions(case, settings, steps),
+        *_members(case, settings, steps),
+    ]
 
 
-def _candidate(settings: ProbeSettings, steps: tuple[int, ...]) -> list[Question]:
+def _candidate(case: Case, settings: ProbeSettings, steps: tuple[int, ...]) -> list[Question]:
     first = settings.seeds[:1]
     repeated = [replace(q, id=f"again.{q.id}") for q in _predictions(first, steps[:1])]
     return [
         Question("own", "own", seed=settings.seeds[0]),
         *_predictions(settings.seeds, steps),
-        *_without_predictions(settings, steps),
+        *_without_predictions(case, settings, steps),
         *repeated,
     ]
 
@@ -161,32 +179,43 @@ def _predictions(seeds: Sequence[int], steps: tuple[int, ...]) -> list[Question]
     return [Question(f"s{s}", "predict", seed=s, steps=steps, source=f"s{s}") for s in seeds]
 
 
-def _without_predictions(settings: ProbeSettings, steps: tuple[int, ...]) -> list[Question]:
+def _without_predictions(
+    case: Case, settings: ProbeSettings, steps: tuple[int, ...]
+) -> list[Question]:
     """Text, solver and decoder; the first is decoded a second time after another video."""
     cleans = tuple(f"s{seed}.clean" for seed in settings.seeds[:2])
     return [
-        Question("text", "text", prompts=OTHER_PROMPTS),
+        Question("text", "text", prompts=_prompts(case)),
         *(
             Question(f"solve.s{s}", "solve", seed=s, steps=steps, source=f"s{s}")
             for s in settings.seeds[:2]
         ),
         Question("decode", "decode", sources=(*cleans, cleans[0])),
-        Question("text_again", "text", prompts=OTHER_PROMPTS[:1]),
+        Question("crop", "decode", sources=cleans, crop=REDUCED_CROP),
+        Question("text_again", "text", prompts=_prompts(case)[:1]),
     ]
 
 
-def _members(settings: ProbeSettings, steps: tuple[int, ...]) -> list[Question]:
+def _members(case: Case, settings: ProbeSettings, steps: tuple[int, ...]) -> list[Question]:
     seeds = settings.calibration_seeds
-    cleans = tuple(f"s{seed}.clean" for seed in seeds)
+    clean = (f"s{seeds[0]}.clean",)
     found: list[Question] = []
-    for member in ("plain", *MEMBERS):
-        prefix = f"{member}."
-        found += [replace(q, id=prefix + q.id, member=member) for q in _predictions(seeds, steps)]
+    for member in ("plain", *TRANSFORMER_MEMBERS):
         found += [
-            Question(prefix + "text", "text", member=member, prompts=OTHER_PROMPTS),
-            Question(prefix + "decode", "decode", member=member, sources=cleans),
+            replace(q, id=f"{member}.{q.id}", member=member) for q in _predictions(seeds, steps)
+        ]
+    for member in ("plain", *OTHER_MEMBERS):
+        found += [
+            Question(f"{member}.text", "text", member=member, prompts=_prompts(case)),
+            Question(f"{member}.decode", "decode", member=member, sources=clean),
+            Question(f"{member}.crop", "decode", member=member, sources=clean, crop=REDUCED_CROP),
         ]
     return found
+
+
+def _cheap(questions: Sequence[Question]) -> list[Question]:
+    """Without the decoding of whole videos."""
+    return [q for q in questions if q.kind != "decode" or q.crop is not None]
 
 
 def _given(reference: Answers, settings: ProbeSettings, steps: tuple[int, ...]) -> dict[str, Array]:

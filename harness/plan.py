@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from backends.base import Case, TraceOptions, Variant
 from harness.config import RunConfig, VariantSpec
 
-Role = Literal["reference", "rerun", "candidate"]
+Role = Literal["reference", "rerun", "candidate", "member"]
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,7 @@ class RenderJob:
 
     `share` names the factors that are taken from the reference's inputs (`backends.worker`); it is
     empty for the reference and its rerun. `repeat` counts a variant's renders in fresh processes.
+    `member` is the healthy member (`backends.healthy`) that the reference is rendered as.
     """
 
     role: Role
@@ -28,6 +30,7 @@ class RenderJob:
     repeat: int
     share: tuple[str, ...]
     trace: TraceOptions
+    member: str = "plain"
 
     @property
     def exports(self) -> bool:
@@ -37,6 +40,8 @@ class RenderJob:
     @property
     def label(self) -> str:
         """The variant's name for people and file names, with the rerun told apart."""
+        if self.role == "member":
+            return f"{self.variant.name} ({self.member})"
         return f"{self.variant.name}-rerun" if self.role == "rerun" else self.variant.name
 
 
@@ -72,6 +77,18 @@ def make_plan(config: RunConfig) -> Plan:
     for candidate in config.candidates:
         jobs += _jobs(config, "candidate", candidate, candidate.match.share)
     return Plan(tuple(jobs))
+
+
+def member_jobs(plan: Plan, cases: Collection[str], members: Sequence[str]) -> Plan:
+    """The reference of `plan` rendered as each healthy member, for `cases` at every seed."""
+    return Plan(
+        tuple(
+            replace(job, role="member", member=member)
+            for job in plan.jobs
+            for member in members
+            if job.role == "reference" and job.case.name in cases
+        )
+    )
 
 
 def _jobs(

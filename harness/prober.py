@@ -24,6 +24,7 @@ from backends.questions import Question
 from harness import keys
 from harness.connect import Connection, Connector
 from harness.errors import StoreError, WorkerError
+from harness.records import PipelineRecord
 from harness.store import Store
 
 Array = NDArray[np.float32]
@@ -55,8 +56,12 @@ class Shared:
 
 @dataclass(frozen=True)
 class Answers:
-    """What came back: tensors as float32, facts by question, and the guided calls that it cost."""
+    """What came back: tensors as float32, facts by question, and the guided calls that it cost.
 
+    `pipeline` is the identity of the pipeline that answered, as it was opened for the probe.
+    """
+
+    pipeline: PipelineRecord
     tensors: Mapping[str, Array] = field(default_factory=dict[str, Array])
     facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
     guided_calls: int = 0
@@ -64,6 +69,7 @@ class Answers:
     def __or__(self, other: Answers) -> Answers:
         """Both together, the cost added."""
         return Answers(
+            self.pipeline,
             {**self.tensors, **other.tensors},
             {**self.facts, **other.facts},
             self.guided_calls + other.guided_calls,
@@ -90,6 +96,7 @@ class Prober:
         self._stack = ExitStack()
         self._connection: Connection | None = None
         self._opened: tuple[Target, str] | None = None
+        self._identity: dict[str, Any] = {}
         self._environments: dict[str | None, dict[str, str]] = {None: describe()}
         self.fresh_calls = 0
 
@@ -176,12 +183,13 @@ class Prober:
         )
         path.unlink()
         self.fresh_calls += int(result["guided_calls"])
-        (folder / "answers.json").write_text(json.dumps(result))
+        record = {**result, "pipeline": self._identity}
+        (folder / "answers.json").write_text(json.dumps(record))
 
     def _open(self, target: Target, model: str) -> Connection:
         if self._opened != (target, model):
             connection = self._start(target)
-            connection.call(
+            opened = connection.call(
                 "open",
                 self._timeout_s,
                 variant=asdict(target.variant),
@@ -189,6 +197,7 @@ class Prober:
                 plugins=list(self._plugins),
                 threads=target.threads,
             )
+            self._identity = {**opened["identity"], "policies": opened["policies"]}
             self._opened = (target, model)
             return connection
         return self._connected()
@@ -229,6 +238,7 @@ def _read(folder: Path) -> Answers:
             f"the probe {folder} is damaged ({error}); delete the folder and probe again"
         ) from error
     return Answers(
+        PipelineRecord(**result["pipeline"]),
         {name: tensor.float().numpy() for name, tensor in tensors.items()},
         result["facts"],
         result["guided_calls"],

@@ -18,7 +18,7 @@ VerdictName = Literal[
 NOT_EQUIVALENT: frozenset[VerdictName] = frozenset({"bug", "broken"})
 EQUIVALENT: frozenset[VerdictName] = frozenset({"bit_exact", "rounding", "chaotic", "policy"})
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class Record(BaseModel):
@@ -65,11 +65,11 @@ class PipelineRecord(Record):
 class RenderRecord(Record):
     """One render: case x variant x seed, carried out or not, with its provenance.
 
-    `key` addresses it in the store. `case` and `variant` are what was asked, `share` the factors
-    taken from the reference and `inputs_key` where they lie; `own_inputs_key` is where the variant's
-    own lie, taken or not. `trace` is a stack's traceback if it crashed. `status` other than `ok` has a
-    `message` and no frames. `pipeline_key` addresses the `PipelineRecord`. Times are seconds,
-    memory GiB.
+    `key` addresses it in the store; `member` is the healthy member that it was rendered as. `case`
+    and `variant` are what was asked, `share` the factors taken from the reference and `inputs_key`
+    where they lie; `own_inputs_key` is where the variant's own lie, taken or not. `trace` is a stack's
+    traceback if it crashed. `status` other than `ok` has a `message` and no frames. `pipeline_key`
+    addresses the `PipelineRecord`. Times are seconds, memory GiB.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -80,6 +80,7 @@ class RenderRecord(Record):
     repeat: int
     share: list[str]
     inputs_key: str | None
+    member: str = "plain"
     status: Status
     message: str | None = None
     trace: str | None = None
@@ -193,9 +194,10 @@ class PairResult(Record):
     `floor_scores` and `floor` are the same for the reference rendered again in a fresh process.
     `renders` maps "reference", "candidate" and "rerun" to render keys by seed. `cost_guided_calls`
     counts guided transformer calls spent on both sides. `share` are the factors that the candidate
-    took from the reference. `summary` is the verdict in one paragraph to paste into an issue,
-    `evidence` the chain of checks behind it, `shares` and `blocks` where the gap lies (empty where
-    that was not asked or nothing differs).
+    took from the reference. `ensemble` and `ensemble_scores` are distances and scores of the healthy
+    members by member, the noise band; `quality` says in words what a person would see. `summary` is
+    the verdict in one paragraph to paste into an issue, `evidence` the chain of checks behind it,
+    `shares` and `blocks` where the gap lies (empty where that was not asked or nothing differs).
     """
 
     case: str
@@ -213,6 +215,9 @@ class PairResult(Record):
     floor_scores: dict[str, list[dict[str, Any]]]
     renders: dict[str, dict[int, str]]
     cost_guided_calls: int
+    ensemble: dict[str, list[SeedDistances]] = {}
+    ensemble_scores: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    quality: list[str] = []
     summary: str = ""
     evidence: list[Evidence] = []
     shares: list[Share] = []

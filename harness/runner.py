@@ -18,21 +18,26 @@ from typing import Any, Protocol
 from backends.base import RenderRequest
 from backends.environment import describe
 from harness import keys
+from harness.connect import Connection, Connector, in_own_process
 from harness.errors import WorkerError
 from harness.finish import keep_frames
 from harness.plan import Plan, RenderJob
 from harness.records import PipelineRecord, RenderRecord, Status
 from harness.store import Store
-from harness.worker_client import RemoteError, WorkerProcess
+from harness.worker_client import RemoteError
 
 
 @dataclass(frozen=True)
 class ExecutionSettings:
-    """How workers are run: seconds allowed per request, plugin modules, where their logs go."""
+    """How workers are run: seconds allowed per request, plugin modules, where their logs go.
+
+    `connect` starts what answers for a variant; a process of its own unless told otherwise.
+    """
 
     timeout_s: float
     plugins: tuple[str, ...]
     run_folder: Path
+    connect: Connector = in_own_process
 
 
 class ProgressSink(Protocol):
@@ -80,7 +85,7 @@ class _Lane:
         self._store, self._settings, self._shared = store, settings, shared
         self._first = jobs[0]
         self._stack = ExitStack()
-        self._worker: WorkerProcess | None = None
+        self._worker: Connection | None = None
         self._environment: dict[str, str] | None = None
         self._open_model: str | None = None
         self._opened: dict[str, Any] = {}
@@ -107,7 +112,7 @@ class _Lane:
         digest = None if missing or inputs is None else self._inputs_digest(inputs)
         key = keys.render_key(
             job.case, job.variant, environment, job.threads, plugins,
-            job.seed, job.repeat, job.share, digest, job.trace,
+            job.seed, job.repeat, job.share, digest, job.trace, job.member,
         )  # fmt: skip
         blank = _blank(job, key, environment)
         if missing:
@@ -145,11 +150,12 @@ class _Lane:
         self._stack.close()
         self._worker = self._open_model = None
 
-    def _start(self) -> WorkerProcess:
+    def _start(self) -> Connection:
         if self._worker is None:
             log = self._settings.run_folder / "logs" / f"{self._first.label}.log"
             plugin_paths = [str(Path.cwd())] if self._settings.plugins else []
-            worker = WorkerProcess(self._first.python, self._first.threads, log, plugin_paths)
+            connect = self._settings.connect
+            worker = connect(self._first.python, self._first.threads, log, plugin_paths)
             self._worker = self._stack.enter_context(worker)
         return self._worker
 
@@ -199,6 +205,7 @@ class _Lane:
                 share=list(job.share),
                 trace=job.trace,
                 folder=str(folder),
+                member=job.member,
             )
             result = self._start().call(
                 "render", self._settings.timeout_s, request=request.to_json()
@@ -234,6 +241,7 @@ def _blank(job: RenderJob, key: str, environment: dict[str, str]) -> RenderRecor
         repeat=job.repeat,
         share=list(job.share),
         inputs_key=None,
+        member=job.member,
         status="not_run",
         environment=environment,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from harness.config import RunConfig
+from harness.connect import Connector, in_own_process
 from harness.errors import (
     EXIT_DIFFERENT,
     EXIT_EQUIVALENT,
@@ -16,8 +17,9 @@ from harness.errors import (
     EXIT_USAGE,
     StoreError,
 )
-from harness.plan import RenderJob, make_plan
-from harness.records import EQUIVALENT, NOT_EQUIVALENT, PairResult, RenderRecord, RunResult
+from harness.judging import Judging
+from harness.plan import make_plan
+from harness.records import EQUIVALENT, NOT_EQUIVALENT, PairResult, RunResult
 from harness.runner import ExecutionSettings, ProgressSink, render
 from harness.store import Store
 
@@ -45,20 +47,22 @@ def run(
     command: Sequence[str],
     progress: ProgressSink,
     until: Until = "judge",
+    connect: Connector = in_own_process,
 ) -> tuple[Path, RunResult | None]:
     """Carry out a configuration; return the run folder and its result (None after `render`).
 
     Everything already in the store is reused. `verdict.json` appears whole or not at all, and
-    `results/latest` points at the newest run that has one. Raises `ParityError`.
+    `results/latest` points at the newest run that has one. `connect` starts the workers. Raises
+    `ParityError`.
     """
     plan = make_plan(config)
     store = Store(config.store)
     folder = _new_folder(config.results)
-    settings = ExecutionSettings(config.timeout_s, tuple(plugins), folder)
+    settings = ExecutionSettings(config.timeout_s, tuple(plugins), folder, connect)
     rendered = render(plan, store, settings, progress)
     if until == "render":
         return folder, None
-    pairs = _pairs(config, store, rendered)
+    pairs = Judging(config, store, settings, progress, rendered).pairs()
     result = RunResult(
         run=folder.name,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -72,31 +76,6 @@ def run(
     partial.replace(folder / "verdict.json")
     _point_latest(config.results, folder)
     return folder, result
-
-
-def _pairs(
-    config: RunConfig, store: Store, rendered: Sequence[tuple[RenderJob, RenderRecord]]
-) -> list[PairResult]:
-    from harness.judge import judge_pair
-
-    def of(case: str, variant: str, repeat: int) -> list[RenderRecord]:
-        return [
-            record
-            for job, record in rendered
-            if (job.case.name, job.variant.name, job.repeat) == (case, variant, repeat)
-        ]
-
-    return [
-        judge_pair(
-            store,
-            reference=of(case.name, config.reference.name, 0),
-            rerun=of(case.name, config.reference.name, 1),
-            candidate=of(case.name, candidate.name, 0),
-            metrics=config.metrics,
-        )
-        for case in config.cases
-        for candidate in config.candidates
-    ]
 
 
 def _new_folder(results: Path) -> Path:

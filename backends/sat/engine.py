@@ -107,9 +107,10 @@ class SatEngine(nn.Module):
         return self.config.latent_shape(frames, height, width)
 
     @torch.no_grad()
-    def encode_text(self, prompt: str) -> Tensor:
-        """Conditional embedding (1, L, D); SAT's unconditional one is zeros of its shape."""
-        return self.conditioner(prompt)
+    def encode_text(self, prompt: str) -> tuple[Tensor, Tensor]:
+        """Conditional and unconditional embedding (1, L, D); the latter is all zeros."""
+        text: Tensor = self.conditioner(prompt)
+        return text, torch.zeros_like(text)
 
     def start(self, plan: SamplingPlan, shape: tuple[int, ...], noise: Noise) -> Tensor:
         """Initial latents (B, T, C, H, W) in float32: unit noise, since sqrt(alpha_bar) is 0."""

@@ -121,13 +121,15 @@ class _Rotary(BaseMixin):
         self, query_layer: Tensor, key_layer: Tensor, value_layer: Tensor, *args: Any, **kwargs: Any
     ) -> Tensor:
         """SAT hook: attention over (B, heads, text + patches, head_size)."""
-        cos, sin = (table.to(query_layer.dtype) for table in self.tables(kwargs["grid"]))
-        length: int = kwargs["text_length"]
-        query, key = (
-            torch.cat((x[:, :, :length], rotate(x[:, :, length:], cos, sin)), dim=2)
-            for x in (query_layer, key_layer)
-        )
+        length, grid = int(kwargs["text_length"]), kwargs["grid"]
+        query, key = (self.rotated(x, length, grid) for x in (query_layer, key_layer))
         return default_attention()(query, key, value_layer, *args, **kwargs)
+
+    def rotated(self, x: Tensor, text_length: int, grid: Grid) -> Tensor:
+        """x (B, heads, text + patches, head_size) with its patches rotated."""
+        cos, sin = (table.to(x.dtype) for table in self.tables(grid))
+        patches = rotate(x[:, :, text_length:], cos, sin)
+        return torch.cat((x[:, :, :text_length], patches), dim=2)
 
     def tables(self, grid: Grid) -> tuple[Tensor, Tensor]:
         """Cosines and sines (patches, head_size) of the patches of `grid`."""

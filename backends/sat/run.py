@@ -159,13 +159,15 @@ class SatRun:
     @cached_property
     def _texts(self) -> Tensor:
         """Both embeddings (2, L, D), unconditional first, encoded only where they are not
-        shared. SAT's own unconditional one is zeros in the shape of the other."""
+        shared. SAT's own unconditional one, zeros, takes the length of a shared conditional one."""
         text, negative = self._inputs.text, self._inputs.negative_text
-        if text is None:
+        if text is None or negative is None:
             with self._in_force():
-                text = self._engine.encode_text(self._case.prompt)
-        if negative is None:
-            negative = torch.zeros_like(text)
+                own_text, own_negative = self._engine.encode_text(self._case.prompt)
+            if text is not None and text.shape != own_negative.shape:
+                own_negative = torch.zeros_like(text)
+            text = own_text if text is None else text
+            negative = own_negative if negative is None else negative
         if text.shape != negative.shape:
             raise InvalidRequest(
                 f"the text embedding has shape {tuple(text.shape)} but the unconditional one"

@@ -3,80 +3,214 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
 from harness.frames import read_frames
-from harness.judge.decide import decide, missing
+from harness.judge.causes import causes, summarise
+from harness.judge.decide import decide, equal_bits, missing
 from harness.judge.distances import compare_traces
 from harness.judge.exact import compare_noise, compare_own_inputs, compare_pipelines
+from harness.judge.free import Divergence, diverge, free_evidence, seed_distances_between
+from harness.judge.known import acts
+from harness.judge.quality import quality_shift
 from harness.metrics import score_pair, to_jsonable
 from harness.metrics.readings import hard_failures, read_video
-from harness.records import Finding, PairResult, RenderRecord, SeedDistances
+from harness.native_probe import read_trace
+from harness.records import Evidence, Finding, PairResult, RenderRecord, SeedDistances, VerdictName
 from harness.store import Store
+
+if TYPE_CHECKING:
+    from harness.comparison import Local
 
 Metrics = Mapping[str, Mapping[str, object]]
 
 
+@dataclass(frozen=True)
+class Renders:
+    """The finished renders of one pair for one case, one record a seed and in the same order.
+
+    `rerun` is empty when no floor was asked for; `members` are the healthy members by name.
+    """
+
+    reference: Sequence[RenderRecord]
+    rerun: Sequence[RenderRecord]
+    candidate: Sequence[RenderRecord]
+    members: Mapping[str, Sequence[RenderRecord]] = field(
+        default_factory=dict[str, Sequence[RenderRecord]]
+    )
+
+    def labelled(self) -> list[tuple[str, RenderRecord]]:
+        """(role, record) of every render."""
+        roles = {"reference": self.reference, "rerun": self.rerun, "candidate": self.candidate}
+        roles |= {f"member {name}": records for name, records in self.members.items()}
+        return [(role, record) for role, records in roles.items() for record in records]
+
+
+def exact_findings(
+    store: Store, reference: RenderRecord, candidate: RenderRecord, local: Local | None = None
+) -> list[Finding]:
+    """What the exact gate finds between two finished renders; empty where one is not finished.
+
+    With a local comparison the pipelines are compared as they were opened for it, at equal
+    precision, so that a dtype which the user chose is no finding.
+    """
+    if reference.pipeline_key is None or candidate.pipeline_key is None:
+        return []
+    a, b = store.pipeline(reference.pipeline_key), store.pipeline(candidate.pipeline_key)
+    if local is not None and local.data is not None:
+        a, b = local.data.reference.full.pipeline, local.data.candidate.full.pipeline
+    different = {name for name in a.policies if a.policies[name] != b.policies.get(name)}
+    return [
+        *(local.declared if local is not None else []),
+        *compare_pipelines(a, b),
+        *compare_own_inputs(store, reference, candidate, candidate.share, different),
+        *compare_noise(reference, candidate),
+    ]
+
+
+def needs_probe(store: Store, reference: RenderRecord, candidate: RenderRecord) -> bool:
+    """Whether more than equality must be looked at: false where all bits are equal and nothing that
+    the two share could hide a difference, or where a side was not rendered."""
+    if reference.status != "ok" or candidate.status != "ok":
+        return False
+    unexplained = [f for f in exact_findings(store, reference, candidate) if f.known is None]
+    return bool(unexplained) or not equal_bits([compare_traces(store, reference, candidate)])
+
+
 def judge_pair(
-    store: Store,
-    reference: Sequence[RenderRecord],
-    rerun: Sequence[RenderRecord],
-    candidate: Sequence[RenderRecord],
-    metrics: Metrics,
+    store: Store, renders: Renders, metrics: Metrics, local: Local | None = None
 ) -> PairResult:
     """Judge one candidate against the reference for one case.
 
-    The sequences hold one record a seed, in the same order; `rerun` is empty when no floor was asked
-    for. Raises `StoreError` when what a finished render left in the store cannot be read.
+    `local` is the local comparison, None where none was made. Raises `StoreError` when what a
+    finished render left in the store cannot be read.
     """
-    roles = {"reference": reference, "rerun": rerun, "candidate": candidate}
-    labelled = [(role, record) for role, records in roles.items() for record in records]
+    labelled = renders.labelled()
+    reference, candidate = renders.reference, renders.candidate
     lost = missing(labelled)
-    findings: list[Finding] = []
-    distances: list[SeedDistances] = []
-    floor: list[SeedDistances] = []
-    scores: dict[str, list[dict[str, Any]]] = {}
-    floor_scores: dict[str, list[dict[str, Any]]] = {}
+    parts = _Parts()
     if lost is None:
-        findings = _findings(store, reference[0], candidate[0])
-        distances = [compare_traces(store, a, b) for a, b in zip(reference, candidate, strict=True)]
-        scores = _scores(store, reference, candidate, metrics)
-        if rerun:
-            floor = [compare_traces(store, a, b) for a, b in zip(reference, rerun, strict=True)]
-            floor_scores = _scores(store, reference, rerun, metrics)
+        parts = _compare(store, renders, metrics, local)
         failures = [text for role, record in labelled for text in _failures(store, role, record)]
-        verdict, reasons = decide(failures, distances, floor)
+        verdict, reasons = decide(
+            failures,
+            parts.distances,
+            parts.findings,
+            parts.evidence,
+            parts.divergence,
+            probed=local is not None,
+        )
     else:
         verdict, reasons = lost
+    named = causes(parts.evidence, parts.findings) if verdict in ("bug", "broken") else []
+    findings = [*named, *parts.findings]
+    case, names = reference[0].case["name"], (reference[0], candidate[0])
+    cost = sum(record.guided_calls for _, record in labelled)
+    cost += local.guided_calls if local is not None else 0
     return PairResult(
-        case=reference[0].case["name"],
+        case=case,
         model=reference[0].case["model"],
-        reference=reference[0].variant["name"],
-        candidate=candidate[0].variant["name"],
+        reference=names[0].variant["name"],
+        candidate=names[1].variant["name"],
         verdict=verdict,
         reasons=reasons,
         findings=findings,
         share=candidate[0].share,
         seeds=[record.seed for record in reference],
+        distances=parts.distances,
+        floor=parts.floor,
+        scores=parts.scores,
+        floor_scores=parts.floor_scores,
+        ensemble=parts.ensemble,
+        ensemble_scores=parts.ensemble_scores,
+        quality=parts.quality,
+        renders={
+            role: {r.seed: r.key for r in records}
+            for role, records in (
+                ("reference", reference), ("rerun", renders.rerun), ("candidate", candidate),
+            )
+        },
+        cost_guided_calls=cost,
+        summary=_summary(case, names, verdict, reasons, findings, cost),
+        evidence=parts.evidence,
+    )  # fmt: skip
+
+
+def _summary(
+    case: str,
+    sides: tuple[RenderRecord, RenderRecord],
+    verdict: VerdictName,
+    reasons: Sequence[str],
+    findings: Sequence[Finding],
+    cost: int,
+) -> str:
+    a, b = (record.variant["name"] for record in sides)
+    return summarise(case, a, b, verdict, reasons, findings, cost)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What a pair amounts to before it is decided."""
+
+    findings: list[Finding] = field(default_factory=list[Finding])
+    distances: list[SeedDistances] = field(default_factory=list[SeedDistances])
+    floor: list[SeedDistances] = field(default_factory=list[SeedDistances])
+    scores: dict[str, list[dict[str, Any]]] = field(default_factory=dict[str, Any])
+    floor_scores: dict[str, list[dict[str, Any]]] = field(default_factory=dict[str, Any])
+    ensemble: dict[str, list[SeedDistances]] = field(default_factory=dict[str, Any])
+    ensemble_scores: dict[str, dict[str, list[dict[str, Any]]]] = field(
+        default_factory=dict[str, Any]
+    )
+    quality: list[str] = field(default_factory=list[str])
+    evidence: list[Evidence] = field(default_factory=list[Evidence])
+    divergence: Divergence | None = None
+
+
+def _compare(store: Store, renders: Renders, metrics: Metrics, local: Local | None) -> _Parts:
+    reference, candidate = renders.reference, renders.candidate
+    findings = exact_findings(store, reference[0], candidate[0], local)
+    distances = _distances(store, reference, candidate)
+    ensemble = {
+        name: _distances(store, reference, records) for name, records in renders.members.items()
+    }
+    evidence = list(local.evidence) if local is not None else []
+    divergence = None
+    if distances:
+        between = seed_distances_between(
+            [read_trace(store, record)["final_latents"] for record in reference]
+        )
+        divergence = diverge(distances, ensemble, between, local.data if local else None)
+        if local is not None and renders.members:
+            apart = any(acts(finding) for finding in findings)
+            evidence += free_evidence(divergence, same_inputs=not apart)
+    return _Parts(
+        findings=findings,
         distances=distances,
-        floor=floor,
-        scores=scores,
-        floor_scores=floor_scores,
-        renders={role: {r.seed: r.key for r in records} for role, records in roles.items()},
-        cost_guided_calls=sum(record.guided_calls for _, record in labelled),
+        floor=_distances(store, reference, renders.rerun) if renders.rerun else [],
+        scores=_scores(store, reference, candidate, metrics),
+        floor_scores=_scores(store, reference, renders.rerun, metrics) if renders.rerun else {},
+        ensemble=ensemble,
+        ensemble_scores={
+            name: _scores(store, reference, records, metrics)
+            for name, records in renders.members.items()
+        },
+        quality=quality_shift(
+            [read_video(_pixels(store, r)) for r in reference],
+            [read_video(_pixels(store, r)) for r in candidate],
+        ),
+        evidence=evidence,
+        divergence=divergence,
     )
 
 
-def _findings(store: Store, reference: RenderRecord, candidate: RenderRecord) -> list[Finding]:
-    pipelines = [store.pipeline(r.pipeline_key) for r in (reference, candidate) if r.pipeline_key]
-    return [
-        *compare_pipelines(*pipelines),
-        *compare_own_inputs(store, reference, candidate, candidate.share),
-        *compare_noise(reference, candidate),
-    ]
+def _distances(
+    store: Store, a: Sequence[RenderRecord], b: Sequence[RenderRecord]
+) -> list[SeedDistances]:
+    return [compare_traces(store, x, y) for x, y in zip(a, b, strict=True)]
 
 
 def _pixels(store: Store, record: RenderRecord) -> NDArray[Any]:
@@ -97,8 +231,10 @@ def _scores(
 
 
 def _failures(store: Store, role: str, record: RenderRecord) -> list[str]:
-    found = [f"{role}, seed {record.seed}: {text}" for text in hard_failures(
-        read_video(_pixels(store, record)))]  # fmt: skip
+    found = [
+        f"{role}, seed {record.seed}: {text}"
+        for text in hard_failures(read_video(_pixels(store, record)))
+    ]
     steps = [s for s in record.steps if not (s.velocity_finite and s.latents_finite)]
     if steps:
         found.insert(

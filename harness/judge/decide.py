@@ -1,16 +1,26 @@
-"""From evidence to a verdict: pure decisions, no I/O.
+"""From evidence to a verdict: pure decisions, no I/O, in a fixed order.
 
-What is decided so far: `broken` from hard failures, `bit_exact` from equality, and otherwise
-`inconclusive` with the measured distances beside the rerun floor. A render that is missing makes the
-pair `unsupported`, `error` or `not_run`. None of these is ever softened into an equivalence.
+    renders missing        error, unsupported, not_run
+    hard failures          broken
+    equal in every bit     bit_exact, unless something that the pair shares hides a difference
+    a check that differs   bug
+    a check unscored       inconclusive
+    policies that differ   policy, once everything else agrees with them equalised
+    in the healthy band    rounding
+    in the error budget    chaotic
+    otherwise              bug at 1/alpha, else inconclusive
+
+No step softens an earlier one, and nothing that could not be computed is a pass.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-from harness.records import RenderRecord, SeedDistances, VerdictName
+from harness.judge.free import Divergence
+from harness.judge.known import acts
+from harness.judge.limits import FEWEST_MEMBERS
+from harness.records import Evidence, Finding, RenderRecord, SeedDistances, VerdictName
 
 
 def missing(renders: Sequence[tuple[str, RenderRecord]]) -> tuple[VerdictName, list[str]] | None:
@@ -26,44 +36,82 @@ def missing(renders: Sequence[tuple[str, RenderRecord]]) -> tuple[VerdictName, l
     return None
 
 
-def decide(
-    failures: Sequence[str], distances: Sequence[SeedDistances], floor: Sequence[SeedDistances]
-) -> tuple[VerdictName, list[str]]:
-    """Verdict and reasons over all seeds.
+def equal_bits(distances: Sequence[SeedDistances]) -> bool:
+    """Whether latents and frames are equal in every bit at every seed, and there is one."""
+    return bool(distances) and all(d.frames_equal and d.latents_equal for d in distances)
 
-    `failures` are the hard failures found in either side's video, with the side named.
+
+def decide(
+    failures: Sequence[str],
+    distances: Sequence[SeedDistances],
+    findings: Sequence[Finding],
+    evidence: Sequence[Evidence],
+    divergence: Divergence | None,
+    probed: bool,
+) -> tuple[VerdictName, list[str]]:
+    """Verdict and reasons.
+
+    `failures` are hard failures found in either side's video, with the side named; `findings` those
+    of the exact gate; `evidence` the chain of checks; `probed` whether the local stages ran;
+    `divergence` None where nothing was rendered.
     """
     if failures:
         return "broken", list(failures)
-    if not distances:
+    if not distances and not probed:
         return "inconclusive", ["Nothing was compared: no seed was rendered on both sides."]
-    if all(d.frames_equal and d.latents_equal for d in distances):
+    unexplained = [f for f in findings if f.known is None]
+    if equal_bits(distances) and not unexplained and not probed:
         return "bit_exact", [
             f"Latents and frames are equal in every bit over {_seeds(len(distances))}."
         ]
-    worst = max(_or_inf(d.latents_rel_l2) for d in distances)
+    differing = [e for e in evidence if e.outcome == "differs"]
+    if differing:
+        return "bug", [_sentence(e) for e in differing]
+    if not probed:
+        return "inconclusive", [_worst(distances), "The two were not probed: `judge.probe` is off."]
+    unscored = [e for e in evidence if e.outcome == "unscored"]
+    if unscored:
+        return "inconclusive", [_sentence(e) for e in unscored]
+    agreed = sum(e.outcome == "agrees" for e in evidence)
+    local = f"All {agreed} checks agree, stage by stage on the same inputs."
+    policies = sorted({str(f.known) for f in findings if acts(f)})
+    if policies:
+        return "policy", [local, f"Registered policies differ: {', '.join(policies)}."]
+    if equal_bits(distances):
+        return "bit_exact", [f"Equal in every bit over {_seeds(len(distances))}. {local}"]
+    if divergence is None:
+        return "rounding", [local, "Nothing was rendered: this is the local verdict."]
+    if divergence.members < FEWEST_MEMBERS:
+        return "inconclusive", [local, "Too few healthy members were rendered to judge the videos."]
+    if divergence.in_band:
+        return "rounding", [_worst(distances), local, "Healthy members lie as far away."]
+    if divergence.in_budget:
+        return "chaotic", [
+            _worst(distances),
+            local,
+            "That is more than healthy members show, and within what sampling makes of an error of"
+            " this size.",
+        ]
+    return "inconclusive", [
+        _worst(distances),
+        local,
+        "The divergence exceeds its error budget; more seeds would decide.",
+    ]
+
+
+def _sentence(evidence: Evidence) -> str:
+    where = [f"step {evidence.step}"] if evidence.step is not None else []
+    where += [f"seed {evidence.seed}"] if evidence.seed is not None else []
+    return f"{evidence.check}: {evidence.detail}" + (f" ({', '.join(where)})" if where else "")
+
+
+def _worst(distances: Sequence[SeedDistances]) -> str:
+    values = [d.latents_rel_l2 for d in distances]
+    worst = max((v for v in values if v is not None), default=None)
     first = min((d.first_step for d in distances if d.first_step is not None), default=None)
     where = "only after the last step" if first is None else f"from step {first} on"
-    reasons = [
-        f"Final latents differ by {worst:.3g} (relative L2, worst of {_seeds(len(distances))}),"
-        f" {where}.",
-        _floor_sentence(floor),
-        "Whether this is rounding, chaos or a bug is not decided here: a distance alone cannot say.",
-    ]
-    return "inconclusive", reasons
-
-
-def _floor_sentence(floor: Sequence[SeedDistances]) -> str:
-    if not floor:
-        return "No rerun of the reference was asked for, so its own scatter is unknown."
-    scatter = max(_or_inf(d.latents_rel_l2) for d in floor)
-    if scatter == 0.0 and all(d.frames_equal for d in floor):
-        return "The reference rendered again in a fresh process is equal in every bit."
-    return f"The reference rendered again in a fresh process differs from itself by {scatter:.3g}."
-
-
-def _or_inf(value: float | None) -> float:
-    return math.inf if value is None or math.isnan(value) else value
+    size = "by an amount that cannot be computed" if worst is None else f"by {worst:.3g}"
+    return f"Final latents differ {size} (relative L2, worst of {_seeds(len(distances))}), {where}."
 
 
 def _seeds(count: int) -> str:

@@ -7,23 +7,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.errors import StoreError
 from harness.metrics.latents import latent_distance
+from harness.native_probe import read_trace
 from harness.records import RenderRecord, SeedDistances
 from harness.store import Store
-
-
-def _trace(store: Store, record: RenderRecord) -> dict[str, NDArray[np.float32]]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file  # numpy has no bfloat16
-
-    path = store.render_folder(record.key) / "trace.safetensors"
-    try:
-        return {name: tensor.float().numpy() for name, tensor in load_file(str(path)).items()}
-    except (OSError, SafetensorError) as error:
-        raise StoreError(
-            f"the trace {path} is missing or damaged ({error}); delete its folder and render again"
-        ) from error
 
 
 def _relative(a: NDArray[np.float32], b: NDArray[np.float32]) -> list[float]:
@@ -41,7 +28,7 @@ def compare_traces(store: Store, reference: RenderRecord, candidate: RenderRecor
     Renders with different numbers of steps have no per-step distances, and latents of different
     shapes have no distance at all: None, never zero. Raises `StoreError` on a damaged trace.
     """
-    a, b = _trace(store, reference), _trace(store, candidate)
+    a, b = read_trace(store, reference), read_trace(store, candidate)
     same_steps = len(reference.steps) == len(candidate.steps)
     pairs = zip(reference.steps, candidate.steps, strict=False)
     differing = (i for i, (r, c) in enumerate(pairs) if r.latents_digest != c.latents_digest)

@@ -8,13 +8,13 @@ so its own value on the candidate's side does not enter the renders and is not a
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 
 from harness.judge.known import by_policy
-from harness.records import Finding, PipelineRecord, RenderRecord
+from harness.records import Component, Finding, PipelineRecord, RenderRecord
 from harness.store import Store
 
 _LISTED = 8
@@ -45,7 +45,34 @@ def compare_pipelines(reference: PipelineRecord, candidate: PipelineRecord) -> l
     return found
 
 
+def _component(name: str) -> Component | None:
+    """The part of a pipeline that a tensor or a setting belongs to."""
+    head, _, rest = name.partition(".")
+    if head == "vae":
+        return "image_encoder" if rest.startswith(("encoder", "quant")) else "decoder"
+    if head == "scheduler":
+        return "solver" if rest in ("prediction_type", "class") else "schedule"
+    heads: dict[str, Component] = {
+        "text_encoder": "text",
+        "text": "text",
+        "transformer": "transformer",
+    }
+    return heads.get(head)
+
+
 def _weights(reference: Mapping[str, str], candidate: Mapping[str, str]) -> list[Finding]:
+    found: list[Finding] = []
+    names = reference.keys() | candidate.keys()
+    for part in sorted({str(_component(name)) for name in names}):
+        mine, other = (
+            {name: v for name, v in side.items() if str(_component(name)) == part}
+            for side in (reference, candidate)
+        )
+        found += _weights_of(mine, other)
+    return found
+
+
+def _weights_of(reference: Mapping[str, str], candidate: Mapping[str, str]) -> list[Finding]:
     found: list[Finding] = []
     groups = {
         "differ in value, shape or dtype": [
@@ -66,16 +93,23 @@ def _weights(reference: Mapping[str, str], candidate: Mapping[str, str]) -> list
 
 
 def compare_own_inputs(
-    store: Store, reference: RenderRecord, candidate: RenderRecord, share: list[str]
+    store: Store,
+    reference: RenderRecord,
+    candidate: RenderRecord,
+    share: list[str],
+    policies: Collection[str],
 ) -> list[Finding]:
-    """Text embeddings, schedule and latent dtype that each side makes itself, where not shared."""
+    """Text embeddings, schedule and latent dtype that each side makes itself, where not shared.
+
+    Only a difference in one of `policies`, which the two declare differently, is a known one.
+    """
     a, b = _own_inputs(store, reference), _own_inputs(store, candidate)
     found: list[Finding] = []
     for factor, tensor in (("text", "text"), ("unconditional", "negative_text")):
         x, y = a[tensor], b[tensor]
         if factor in share or (x.shape == y.shape and np.array_equal(x, y)):
             continue
-        known = by_policy(factor)
+        known = by_policy(factor) if factor in policies else None
         gap = "in shape" if x.shape != y.shape else f"by {_relative_l2(x, y):.3g} (relative L2)"
         says = f"; {known.says}" if known else ""
         detail = f"the {factor} embedding of {tuple(y.shape)} differs {gap}{says}"
@@ -87,16 +121,19 @@ def compare_own_inputs(
                 reference=f"norm {np.linalg.norm(x):.6g}",
                 candidate=f"norm {np.linalg.norm(y):.6g}",
                 known=known.id if known else None,
+                component="text",
             )
         )
     if "schedule" not in share:
-        found += _schedule(a["schedule"], b["schedule"])
+        found += _schedule(a["schedule"], b["schedule"], "schedule" in policies)
     if "latent_dtype" not in share and a["latent_dtype"] != b["latent_dtype"]:
         found.append(_policy("latent_dtype", a["latent_dtype"], b["latent_dtype"]))
     return found
 
 
-def _schedule(a: dict[str, list[float]], b: dict[str, list[float]]) -> list[Finding]:
+def _schedule(
+    a: dict[str, list[float]], b: dict[str, list[float]], by_design: bool
+) -> list[Finding]:
     if a == b:
         return []
     t_a, t_b = np.array(a["timesteps"]), np.array(b["timesteps"])
@@ -108,15 +145,16 @@ def _schedule(a: dict[str, list[float]], b: dict[str, list[float]]) -> list[Find
     signal = root_a > 0
     gap = np.abs(root_b - root_a)[signal] / root_a[signal]
     worst = float(gap.max()) if gap.size else 0.0
-    known = by_policy("schedule")
+    known = by_policy("schedule") if by_design else None
     detail = (
         f"{moved} of {len(t_a)} timesteps differ, sqrt(alpha_bar) by up to {worst:.3%}"
         + (f"; {known.says}" if known else "")
     )  # fmt: skip
     return [
         Finding(
-            kind="policy",
+            kind="policy" if known else "schedule",
             name="schedule",
+            component="schedule",
             detail=detail,
             reference=a["timesteps"][:4],
             candidate=b["timesteps"][:4],
@@ -158,4 +196,5 @@ def _policy(policy: str, a: Any, b: Any) -> Finding:
 
 
 def _finding(kind: str, name: str, detail: str, a: Any, b: Any) -> Finding:
-    return Finding(kind=kind, name=name, detail=detail, reference=a, candidate=b)
+    part = _component(name) or ("schedule" if kind == "schedule" else None)
+    return Finding(kind=kind, name=name, detail=detail, reference=a, candidate=b, component=part)

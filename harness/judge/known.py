@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from harness.records import Finding
+
 
 @dataclass(frozen=True)
 class KnownDifference:
@@ -82,3 +84,14 @@ KNOWN: tuple[KnownDifference, ...] = (
 def by_policy(policy: str) -> KnownDifference | None:
     """The registered difference in `policy`, if there is one."""
     return next((row for row in KNOWN if row.policy == policy), None)
+
+
+def acts(finding: Finding) -> bool:
+    """Whether a known difference makes the two runs compute other things.
+
+    One that no match factor equalises is equal in exact arithmetic, or is not used by this harness.
+    """
+    if finding.known is None:
+        return False
+    row = next((row for row in KNOWN if row.id == finding.known), None)
+    return row is None or row.factor is not None

@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from backends.base import ScheduleTable
+from harness.judge import schedules
 from harness.judge.limits import UNIT_ROUNDOFF, Limit, limit, relative
-from harness.local_probe import MEMBERS, LocalData
+from harness.local_probe import OTHER_MEMBERS, TRANSFORMER_MEMBERS, LocalData
 from harness.prober import Answers
 from harness.records import Component, Evidence
 
@@ -41,26 +43,71 @@ def judge_local(data: LocalData) -> list[Evidence]:
     return [
         *_collapse(data),
         *_order(data),
-        *(_oracle(data) if data.candidate.reduced is not None else []),
+        *_oracle(data),
     ]
 
 
 def _collapse(data: LocalData) -> Iterator[Evidence]:
     a, b = data.reference.full, data.candidate.full
-    yield _stage(data, "text", "text", _text_distance(a, b), _member_text(data))
+    healthy = _member_text(data)
+    yield _stage("text", "text embeddings", _text_distance(a, b), healthy)
+    yield _unconditional(a, b, healthy)
+    yield _schedule(data)
     yield _plain("collapse.initial", "noise", a, b, "own.initial", 1e-6,
                  "initial latents from the same noise")  # fmt: skip
     yield _transformer(data)
     yield _guidance(data)
     yield _solver(data)
-    yield _stage(data, "decoder", "decode", _decode_distance(a, b, "decode"), _member_decode(data))
+    yield _stage("decoder", "frames", _decode_distance(a, b), _member_decode(data))
 
 
-def _stage(
-    data: LocalData, component: Component, what: str, value: float, healthy: list[float]
-) -> Evidence:
+def _stage(component: Component, what: str, value: float, healthy: list[float]) -> Evidence:
     return _against(
         "collapse", component, f"{what} in float32, on the same inputs", value, limit(healthy)
+    )
+
+
+def _unconditional(a: Answers, b: Answers, healthy: list[float]) -> Evidence:
+    """The candidate's own unconditional embedding against what its declared policy must give."""
+    policy, came = b.pipeline.policies["unconditional"], b.tensors["own.negative_text"]
+    if policy == a.pipeline.policies["unconditional"]:
+        what, value = "unconditional embedding", relative(a.tensors["own.negative_text"], came)
+    elif policy == "zeros":
+        what, value = "unconditional embedding, zeros by policy", float(np.abs(came).max())
+    else:
+        what = "unconditional embedding, the encoded negative prompt by policy"
+        value = relative(a.tensors["text.2.text"], came)
+    found = _against("collapse", "text", f"{what}, in float32", value, limit(healthy))
+    return found.model_copy(update={"check": "collapse.unconditional"})
+
+
+def _schedule(data: LocalData) -> Evidence:
+    """The candidate's own table against the one that its declared policy must give.
+
+    Settings are the reference's, so a setting that was lost on the way shows here.
+    """
+    a, b = data.reference.full, data.candidate.full
+    table = ScheduleTable(**b.facts["own"]["schedule"])
+    settings = {
+        key.removeprefix("scheduler."): value
+        for key, value in a.pipeline.configs.items()
+        if key.startswith("scheduler.")
+    }
+    subset = str(b.pipeline.policies["schedule"]).startswith("pick")
+    timesteps, levels = schedules.expected(settings, data.case.steps, subset)
+    kept = len(table.timesteps)  # video-to-video runs the end of the schedule only
+    value = schedules.gap(table, timesteps[-kept:], levels[-kept:])
+    why = "" if value <= schedules.TOLERANCE else schedules.explain(table, settings, subset)
+    return Evidence(
+        stage="exact",
+        check="exact.schedule",
+        component="schedule",
+        outcome="agrees" if value <= schedules.TOLERANCE else "differs",
+        detail=f"the candidate's own schedule against the reference's settings: sqrt(alpha_bar) off"
+        f" by {value:.3g}, limit {schedules.TOLERANCE:.3g}" + (f"; {why}" if why else ""),
+        value=value,
+        limit=schedules.TOLERANCE,
+        unit="sqrt(alpha_bar)",
     )
 
 
@@ -95,7 +142,7 @@ def _against(
 
 
 def _text_distance(a: Answers, b: Answers, prefix: str = "") -> float:
-    pairs = [(f"text.{i}.text", f"{prefix}text.{i}.text") for i in range(2)]
+    pairs = [(f"text.{i}.text", f"{prefix}text.{i}.text") for i in range(3)]
     if not prefix:
         pairs.append(("own.text", "own.text"))
     return max(relative(a.tensors[x], b.tensors[y]) for x, y in pairs)
@@ -103,30 +150,18 @@ def _text_distance(a: Answers, b: Answers, prefix: str = "") -> float:
 
 def _member_text(data: LocalData) -> list[float]:
     a = data.reference.full
-    return [_text_distance(a, a, f"{member}.") for member in MEMBERS]
+    return [_text_distance(a, a, f"{member}.") for member in OTHER_MEMBERS]
 
 
-def _decode_distance(a: Answers, b: Answers, question: str) -> float:
-    return max(
-        relative(a.tensors[f"decode.{i}.frames"], b.tensors[f"{question}.{i}.frames"])
-        for i in range(2)
-    )
+def _decode_distance(a: Answers, b: Answers) -> float:
+    names = [f"decode.{i}.frames" for i in range(2) if f"decode.{i}.frames" in a.tensors]
+    return max(relative(a.tensors[name], b.tensors[name]) for name in names)
 
 
-def _member_decode(data: LocalData, answers: Answers | None = None) -> list[float]:
-    found = answers or data.reference.full
-    plain = data.reference.full
-    count = len(data.settings.calibration_seeds)
-    return [
-        max(
-            relative(
-                plain.tensors[f"plain.decode.{i}.frames"],
-                found.tensors[f"{member}.decode.{i}.frames"],
-            )
-            for i in range(count)
-        )
-        for member in MEMBERS
-    ]
+def _member_decode(data: LocalData) -> list[float]:
+    tensors = data.reference.full.tensors
+    plain = tensors["plain.decode.0.frames"]
+    return [relative(plain, tensors[f"{member}.decode.0.frames"]) for member in OTHER_MEMBERS]
 
 
 def _plain(
@@ -168,7 +203,8 @@ def _transformer(data: LocalData) -> Evidence:
             )  # fmt: skip
             if worst is None or _excess(found) > _excess(worst):
                 worst = found
-    assert worst is not None
+    if worst is None:
+        raise ValueError("a probe needs at least one step and one seed")
     return worst
 
 
@@ -184,11 +220,13 @@ def _member_branches(data: LocalData, oracle: Answers, by: Answers, step: int) -
             branch_distance(oracle, by, f"s{seed}", f"{member}.s{seed}", step)
             for seed in data.settings.calibration_seeds
         )
-        for member in MEMBERS
+        for member in TRANSFORMER_MEMBERS
     ]
 
 
-def guided(data: LocalData, answers: Answers, question: str, step: int, given: Array) -> Array:
+def guided(
+    data: LocalData, answers: Answers, question: str, step: int, given: Array
+) -> NDArray[np.float64]:
     """The guided velocity that the solver consumed, from the clean sample where the stack gives that.
 
     v = (sqrt(c) x - x0) / sqrt(1 - c) with c the level at which that stack turns one into the other.
@@ -304,12 +342,12 @@ def _order(data: LocalData) -> Iterator[Evidence]:
         )
 
 
-def _ratio(oracle: Array, reference: Array, candidate: Array, precision: str) -> float:
-    """rho = |B - O| / max(|A - O|, u/4 |O|)."""
+def _ratio(oracle: Array, reference: Array, candidate: Array) -> float:
+    """rho = |B - O| / max(|A - O|, u/4 |O|), with the u of the finest reduced precision."""
     if not np.isfinite(candidate).all() or candidate.shape != oracle.shape:
         return math.inf
     o = oracle.astype(np.float64)
-    least = UNIT_ROUNDOFF[precision] / 4 * np.linalg.norm(o)
+    least = UNIT_ROUNDOFF["float16"] / 4 * np.linalg.norm(o)
     return float(
         np.linalg.norm(candidate - o) / max(float(np.linalg.norm(reference - o)), float(least))
     )
@@ -317,18 +355,23 @@ def _ratio(oracle: Array, reference: Array, candidate: Array, precision: str) ->
 
 def _oracle(data: LocalData) -> Iterator[Evidence]:
     o, a, b = data.reference.full, data.reference.reduced, data.candidate.reduced
-    assert a is not None and b is not None
-    for component, names, members in _oracle_points(data):
+    if a is None or b is None:
+        return
+    for component, names, calibration, members in _oracle_points(data):
         ratios = [
-            median(_ratio(o.tensors[n], a.tensors[n], b.tensors[n], "bfloat16") for n in group)
+            median(_ratio(o.tensors[n], a.tensors[n], b.tensors[n]) for n in group)
             for group in names
         ]
         healthy = [
             max(
-                _ratio(o.tensors[n], a.tensors[f"plain.{n}"], a.tensors[f"{m}.{n}"], "bfloat16")
-                for n in members
+                _ratio(
+                    o.tensors[n] if component == "transformer" else o.tensors[f"plain.{n}"],
+                    a.tensors[f"plain.{n}"],
+                    a.tensors[f"{m}.{n}"],
+                )
+                for n in calibration
             )
-            for m in MEMBERS
+            for m in members
         ]
         bound = limit(healthy, ORACLE_FACTOR, LEAST_RATIO)
         value = max(ratios)
@@ -340,13 +383,18 @@ def _oracle(data: LocalData) -> Iterator[Evidence]:
         )  # fmt: skip
 
 
-def _oracle_points(data: LocalData) -> Iterator[tuple[Component, list[list[str]], list[str]]]:
-    """Component, judged tensors (a group over seeds for each step), and the members' tensors."""
+_Points = tuple[Component, list[list[str]], list[str], tuple[str, ...]]
+
+
+def _oracle_points(data: LocalData) -> Iterator[_Points]:
+    """Component, judged tensors (a group over seeds for each step), the members' tensors, members."""
     seeds, calibration = data.settings.seeds, data.settings.calibration_seeds
-    yield "text", [["text.0.text"], ["text.1.text"]], ["text.0.text", "text.1.text"]
+    texts = ["text.0.text", "text.1.text"]
+    yield "text", [[name] for name in texts], texts, OTHER_MEMBERS
     yield (
         "transformer",
         [[f"s{s}.{k}.branches" for s in seeds] for k in data.steps],
         [f"s{s}.{k}.branches" for s in calibration for k in data.steps],
+        TRANSFORMER_MEMBERS,
     )
-    yield "decoder", [["decode.0.frames"], ["decode.1.frames"]], []
+    yield "decoder", [["crop.0.frames"], ["crop.1.frames"]], ["crop.0.frames"], OTHER_MEMBERS

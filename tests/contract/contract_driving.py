@@ -65,8 +65,9 @@ def staged(pipeline: Pipeline, what: Case, inputs: Inputs | None = None, seed: i
     """The same render, stage by stage."""
     driven = Driven(NoiseTape(seed))
     run = pipeline.prepare(what, inputs or Inputs())
+    run.encode_image(driven.tape)
     latents = run.initial_latents(driven.tape)
-    for index in range(what.steps):
+    for index in range(what.solver_steps):
         prediction = run.predict(latents, index)
         result = run.step(latents, prediction, index, driven.tape)
         driven(index, run.schedule.timesteps[index], latents, prediction, result)

@@ -17,6 +17,7 @@ import typing
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -50,6 +51,8 @@ def _stand_ins() -> None:
         try:
             import_module(module.__name__)
         except ImportError:
+            # Libraries ask for a module's spec to see whether it is installed.
+            module.__spec__ = ModuleSpec(module.__name__, None)
             sys.modules[module.__name__] = module
 
 

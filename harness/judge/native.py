@@ -1,0 +1,213 @@
+"""The links of a native render: what the stack's own loop did, held against the reference's stages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from statistics import median
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backends.noise import draw_slot, standard_normal
+from backends.sketch import sketch_array
+from harness.frames import quantise
+from harness.judge.limits import UNIT_ROUNDOFF, limit, relative
+from harness.judge.solver import Vector, replay
+from harness.local_probe import TRANSFORMER_MEMBERS, LocalData
+from harness.native_probe import Links
+from harness.records import Component, Evidence
+
+NATIVE_FACTOR = 8.0
+"""Guidance amplifies the branches' rounding by an amount that depends on the latents; twice the factor
+that the branches themselves are held to."""
+
+REPLAY_LIMIT = 1e-4
+"""Relative L2 of a sketched float32 step; sketches are sums of thousands of float32 values."""
+
+TILE_PX = 16
+FRAME_LIMIT, TILE_LIMIT, BIAS_LIMIT = 0.25, 0.6, 0.15
+"""Grey levels between a frame and the decoder's own float32 frame, both quantised: root mean square over
+a frame, over its worst tile, and the mean. Rounding alone flips about one value in ten thousand."""
+
+
+def judge_native(links: Links, local: LocalData) -> list[Evidence]:
+    """The chain along one render, from its initial latents to its frames."""
+    precision = str(links.record.variant["options"].get("dtype", "float32"))
+    unit = UNIT_ROUNDOFF.get(precision, 2.0**-9)
+    return [
+        *_latents(links, unit),
+        _velocity(links, local, reduced=precision != "float32"),
+        _scales(links),
+        *_frames(links, local),
+    ]
+
+
+def _evidence(
+    links: Links,
+    check: str,
+    component: Component,
+    what: str,
+    value: float,
+    bound: float,
+    unit: str,
+    step: int | None = None,
+    healthy: list[float] | None = None,
+) -> Evidence:
+    side = links.role
+    return Evidence(
+        stage="native",
+        check=f"native.{side}.{check}",
+        component=component,
+        outcome="agrees" if value <= bound else "differs",
+        detail=f"{side}'s own run, {what}: {value:.3g}, limit {bound:.3g}",
+        value=value,
+        limit=bound,
+        unit=unit,
+        healthy=healthy or [],
+        step=step,
+        seed=links.record.seed,
+    )
+
+
+def _worst(values: list[float]) -> tuple[float, int | None]:
+    if not values:
+        return math.inf, None
+    value = max(values, key=lambda v: math.inf if math.isnan(v) else v)
+    return (math.inf if math.isnan(value) else value), values.index(value)
+
+
+def _latents(links: Links, unit: float) -> Iterator[Evidence]:
+    trace, expected = links.trace, links.answers.tensors["own.initial"]
+    value = relative(expected, trace["step_0.in"])
+    yield _evidence(links, "initial", "noise", "its initial latents against the noise tape",
+                    value, max(1e-6, 2 * unit), "relative L2", 0)  # fmt: skip
+    inputs, results = trace["input_sketches"], trace["latents_sketches"]
+    between = [relative(a, b) for a, b in zip(results[:-1], inputs[1:], strict=True)]
+    value, at = _worst([0.0, *between])
+    yield _evidence(links, "between", "loop", "latents changed between two steps",
+                    value, 4 * unit, "relative L2", at)  # fmt: skip
+    steps = replay(
+        links.table,
+        links.record.case["sampler"],
+        inputs,
+        trace["velocity_sketches"],
+        _noise(links.record.seed, trace["final_latents"].shape),
+    )
+    errors = [relative(a, b.astype(np.float64)) for a, b in zip(steps, results, strict=True)]
+    value, at = _worst(errors)
+    bound = max(REPLAY_LIMIT, 8 * unit)
+    first = next((k for k, error in enumerate(errors) if error > bound), at)
+    yield _evidence(links, "solver", "solver", "each solver step replayed in float64",
+                    value, bound, "relative L2", first)  # fmt: skip
+
+
+def _noise(seed: int, shape: tuple[int, ...]) -> Callable[[int, int], Vector]:
+    def sketched(step: int, index: int) -> Vector:
+        drawn = standard_normal(seed, draw_slot("step", step, index), shape)
+        return sketch_array(drawn).astype(np.float64)
+
+    return sketched
+
+
+def _velocity(links: Links, local: LocalData, reduced: bool) -> Evidence:
+    errors = [
+        relative(links.answers.tensors[f"link.{k}.velocity"], links.trace[f"step_{k}.velocity"])
+        for k in links.steps
+    ]
+    what = "its guided velocities against the reference's in float32"
+    if not reduced:
+        bounds = [limit(_member_velocities(local, k), NATIVE_FACTOR).value for k in links.steps]
+        ratios = [e / b for e, b in zip(errors, bounds, strict=True)]
+        _, at = _worst(ratios)
+        at = at or 0
+        return _evidence(links, "transformer", "transformer", what, errors[at], bounds[at],
+                         "relative L2", links.steps[at])  # fmt: skip
+    yardstick = [_reduced_error(local, k) for k in links.steps]
+    ratios = [e / max(y, 1e-12) for e, y in zip(errors, yardstick, strict=True)]
+    value, at = _worst(ratios)
+    return _evidence(links, "transformer", "transformer",
+                     what + ", in units of the reference's own error at that precision",
+                     value, 3.0, "ratio", links.steps[at or 0])  # fmt: skip
+
+
+def _member_velocities(local: LocalData, step: int) -> list[float]:
+    tensors = local.reference.full.tensors
+    return [
+        max(
+            relative(tensors[f"s{s}.{step}.velocity"], tensors[f"{member}.s{s}.{step}.velocity"])
+            for s in local.settings.calibration_seeds
+        )
+        for member in TRANSFORMER_MEMBERS
+    ]
+
+
+def _reduced_error(local: LocalData, step: int) -> float:
+    """Relative error of the reference's guided velocity at the candidate's precision."""
+    reduced = local.reference.reduced
+    if reduced is None:
+        return UNIT_ROUNDOFF["bfloat16"]
+    full = local.reference.full.tensors
+    return median(
+        relative(full[f"s{s}.{step}.velocity"], reduced.tensors[f"s{s}.{step}.velocity"])
+        for s in local.settings.seeds
+    )
+
+
+def _scales(links: Links) -> Evidence:
+    """The guidance scale of every probed step against the reference's at the same timestep."""
+    expected = links.answers.facts["link"]["scales"]
+    gaps = [
+        abs(links.record.steps[k].guidance_scale - expected[str(k)])
+        / max(abs(expected[str(k)]), 1e-12)
+        for k in links.steps
+    ]
+    value, at = _worst(gaps)
+    return _evidence(links, "guidance", "guidance", "its guidance scale against the reference's",
+                     value, 1e-6, "relative", links.steps[at or 0])  # fmt: skip
+
+
+def _frames(links: Links, local: LocalData) -> Iterator[Evidence]:
+    expected = quantise(links.answers.tensors["link.decode.0.frames"]).astype(np.float64)
+    came = links.frames.astype(np.float64)
+    if expected.shape != came.shape:
+        yield _evidence(
+            links, "frames", "frames",
+            f"frames of shape {came.shape} where its latents decode to {expected.shape}",
+            math.inf, FRAME_LIMIT, "grey levels",
+        )  # fmt: skip
+        return
+    gap = came - expected
+    slack = _decoder_error(local)
+    frames = np.sqrt((gap**2).mean(axis=(1, 2, 3)))
+    tiles = np.sqrt(_tiled(gap**2))
+    bias = np.abs(gap.mean(axis=(1, 2)))
+    for name, values, bound, what in (
+        ("frames", frames, FRAME_LIMIT, "worst frame against its own latents decoded"),
+        ("region", tiles, TILE_LIMIT, "worst region against its own latents decoded"),
+        ("bias", bias, BIAS_LIMIT, "mean colour of the worst frame against its latents decoded"),
+    ):
+        flat = values.reshape(len(values), -1).max(axis=1)
+        yield _evidence(
+            links, name, "frames", what, float(flat.max()),
+            bound + 4 * slack, "grey levels", None,
+        )  # fmt: skip
+
+
+def _decoder_error(local: LocalData) -> float:
+    """Root mean square error, in grey levels, of the reference's decoder at the run's precision."""
+    reduced = local.reference.reduced
+    if reduced is None:
+        return 0.0
+    gap = reduced.tensors["crop.0.frames"].astype(np.float64)
+    gap -= local.reference.full.tensors["crop.0.frames"]
+    return 255 * float(np.sqrt((gap**2).mean()))
+
+
+def _tiled(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Means over tiles of `TILE_PX` x `TILE_PX` (fewer at the edges): (T, rows, columns)."""
+    rows = np.arange(0, values.shape[1], TILE_PX)
+    columns = np.arange(0, values.shape[2], TILE_PX)
+    sums = np.add.reduceat(np.add.reduceat(values.mean(axis=3), rows, axis=1), columns, axis=2)
+    height = np.diff([*rows, values.shape[1]])[:, None]
+    return sums / (height * np.diff([*columns, values.shape[2]]))

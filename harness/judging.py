@@ -1,0 +1,170 @@
+"""From finished renders to verdicts, spending more only where the evidence so far does not decide.
+
+equal bits, or nothing to compare   judged at once
+otherwise                           probed, then judged by the local evidence
+the videos must decide              healthy members are rendered, then further seeds
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from backends.base import Case
+from harness.comparison import Local, compare_locally, equalising
+from harness.config import CandidateSpec, RunConfig
+from harness.judge import Renders, judge_pair, needs_probe
+from harness.plan import Plan, RenderJob, make_plan, member_jobs
+from harness.prober import Prober, Target
+from harness.records import PairResult, RenderRecord
+from harness.runner import ExecutionSettings, ProgressSink, render
+from harness.store import Store
+
+Rendered = Sequence[tuple[RenderJob, RenderRecord]]
+
+
+@dataclass(frozen=True)
+class _Pair:
+    case: Case
+    candidate: CandidateSpec
+
+
+class Judging:
+    """Judges every pair of a run, in the order of its cases and candidates."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        store: Store,
+        settings: ExecutionSettings,
+        progress: ProgressSink,
+        rendered: Rendered,
+    ) -> None:
+        self._config, self._store, self._settings = config, store, settings
+        self._progress = progress
+        self._rendered = list(rendered)
+        self._local: dict[_PairKey, Local] = {}
+
+    def pairs(self) -> list[PairResult]:
+        """Every pair's result; renders and probes what is still needed on the way."""
+        pairs = [_Pair(case, c) for case in self._config.cases for c in self._config.candidates]
+        with Prober(
+            self._store,
+            self._settings.connect,
+            self._settings.plugins,
+            self._settings.timeout_s,
+            self._settings.run_folder / "logs",
+        ) as prober:
+            for pair in pairs:
+                self._probe(prober, pair)
+        return [self._judge(pair) for pair in pairs]
+
+    def _judge(self, pair: _Pair) -> PairResult:
+        """Judge on what there is; then with healthy members; then with one seed more at a time."""
+        seeds, members = list(self._config.seeds), list[str]()
+        while True:
+            result = judge_pair(
+                self._store, self._renders(pair, seeds, members), self._config.metrics,
+                self._local.get(_key(pair)),
+            )  # fmt: skip
+            undecided = result.verdict == "inconclusive" and self._decidable(pair, result)
+            if not undecided:
+                return result
+            if not members:
+                members = self._members(pair)
+            elif len(seeds) < self._config.judge.max_seeds:
+                seeds.append(next(s for s in range(len(seeds) + 1) if s not in seeds))
+            else:
+                return result
+            self._render_more(pair, seeds, members)
+
+    def _decidable(self, pair: _Pair, result: PairResult) -> bool:
+        """Whether renders could still decide: the local stages ran and none of their checks stands
+        against the pair."""
+        local = self._local.get(_key(pair))
+        return (
+            local is not None
+            and local.data is not None
+            and len(self._members(pair)) > 0
+            and all(e.outcome != "unscored" for e in local.evidence)
+        )
+
+    def _members(self, pair: _Pair) -> list[str]:
+        member = self._equalising(pair)
+        return [*self._config.judge.ensemble, *([member] if member else [])]
+
+    def _renders(self, pair: _Pair, seeds: Sequence[int], members: Sequence[str]) -> Renders:
+        reference = self._config.reference.name
+        return Renders(
+            self._of(pair, reference, 0, seeds, "plain"),
+            self._of(pair, reference, 1, seeds, "plain"),
+            self._of(pair, pair.candidate.name, 0, seeds, "plain"),
+            {name: self._of(pair, reference, 0, seeds, name) for name in members},
+        )
+
+    def _of(
+        self, pair: _Pair, variant: str, repeat: int, seeds: Sequence[int], member: str
+    ) -> list[RenderRecord]:
+        wanted = (pair.case.name, variant, repeat, member)
+        found = {
+            job.seed: record
+            for job, record in self._rendered
+            if (job.case.name, job.variant.name, job.repeat, job.member) == wanted
+        }
+        return [found[seed] for seed in seeds if seed in found]
+
+    def _render_more(self, pair: _Pair, seeds: Sequence[int], members: Sequence[str]) -> None:
+        """Render this pair at `seeds` and the reference as `members`; the store has the rest."""
+        wider = self._config.model_copy(
+            update={"seeds": tuple(seeds), "cases": (pair.case,), "candidates": (pair.candidate,)}
+        )
+        plan = make_plan(wider)
+        known = {_job_key(job) for job, _ in self._rendered}
+        jobs = [*plan.jobs, *member_jobs(plan, {pair.case.name}, members).jobs]
+        # The reference is asked again even where it is known: it says which inputs are shared.
+        wanted = [job for job in jobs if job.role == "reference" or _job_key(job) not in known]
+        fresh = render(Plan(tuple(wanted)), self._store, self._settings, self._progress)
+        self._rendered += [(job, r) for job, r in fresh if _job_key(job) not in known]
+
+    def _probe(self, prober: Prober, pair: _Pair) -> None:
+        if not self._config.judge.probe or _key(pair) in self._local:
+            return
+        renders = self._renders(pair, self._config.seeds, ())
+        sides = list(zip(renders.reference, renders.candidate, strict=True))
+        if not any(needs_probe(self._store, a, b) for a, b in sides):
+            return
+        # The last seed's render was made in a process that had made the others before.
+        ends = [sides[0], *sides[1:][-1:]]
+        links = [(role, r) for a, b in ends for role, r in (("reference", a), ("candidate", b))]
+        self._local[_key(pair)] = compare_locally(
+            prober,
+            self._store,
+            pair.case,
+            self._target(pair, self._config.reference.name),
+            self._target(pair, pair.candidate.name),
+            links,
+            self._config.judge,
+            self._equalising(pair),
+        )
+
+    def _target(self, pair: _Pair, variant: str) -> Target:
+        job = next(j for j, _ in self._rendered if j.variant.name == variant)
+        return Target(job.variant, job.python, job.threads)
+
+    def _equalising(self, pair: _Pair) -> str | None:
+        renders = self._renders(pair, self._config.seeds, ())
+        keys = (renders.reference[0].pipeline_key, renders.candidate[0].pipeline_key)
+        if keys[0] is None or keys[1] is None:
+            return None
+        return equalising(self._store.pipeline(keys[0]), self._store.pipeline(keys[1]))
+
+
+_PairKey = tuple[str, str]
+
+
+def _key(pair: _Pair) -> _PairKey:
+    return pair.case.name, pair.candidate.name
+
+
+def _job_key(job: RenderJob) -> tuple[str, str, int, int, str]:
+    return job.case.name, job.variant.name, job.repeat, job.seed, job.member

@@ -1,0 +1,117 @@
+"""The catalogue of planted faults and healthy changes, as data.
+
+    >>> from harness.selftest.catalogue import faults
+    >>> gain = next(fault for fault in faults() if fault.id == "frames_gain")
+    >>> gain.component, gain.plugin
+    ('frames', 'backends.faults.frames')
+    >>> gain.overrides[-1]
+    'candidates.diffusers.patch=frames_gain'
+
+`build(compose_tree(list(row.overrides), folders))` is the run of a row, with `row.plugin` as its
+plugin. The detector must not be tuned to these rows; what they are for is to measure it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from harness.records import Component, VerdictName
+from harness.selftest.setting import Setting
+
+SecondRender = Literal["same", "other_seed", "other_prompt"]
+Planted = Literal["patch", "options", "pair"]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One defect and where it is live.
+
+    `id` is also the patch's name. `settings` are the pairs in which it is live, the first of them the
+    one to run when only one is; `overrides` composes that one and `at` chooses another. What a
+    detector should say: `component`, or one of `also` where a defect lies on the border; `block`, a
+    prefix of the canonical module name of the *first* module that is wrong; `config_key`, the setting
+    that is wrong, under the identity's or the case's name. `second_render` marks a fault that only
+    shows in the process's second render and says what that one must be. `field` is the id of the
+    real defect it re-creates, if it is one of the collected ones. `expected` are the right verdicts.
+    """
+
+    id: str
+    kind: str
+    summary: str
+    component: Component
+    settings: tuple[Setting, ...]
+    plugin: str | None
+    planted: Planted = "patch"
+    also: tuple[Component, ...] = ()
+    block: str | None = None
+    config_key: str | None = None
+    second_render: SecondRender | None = None
+    field: str | None = None
+    expected: tuple[VerdictName, ...] = ("bug",)
+    options: tuple[str, ...] = ()
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """Overrides of the run on the first of `settings`."""
+        patch = () if self.planted == "options" else (f"patch={self.id}",)
+        return self.settings[0].overrides(*self.options, *patch)
+
+    def at(self, setting: Setting) -> Fault:
+        """The same fault, run on `setting`."""
+        return replace(self, settings=(setting,))
+
+
+@dataclass(frozen=True)
+class Healthy:
+    """A configuration without a defect; `acceptable` are the verdicts that are right for it.
+
+    `bug` and `broken` are false alarms. `setting` is the pair, changed by `patch` or `options` on the
+    candidate's side and by `further` overrides of the run. `field` is the id of the collected healthy
+    change that it re-creates, if there is one.
+    """
+
+    id: str
+    kind: str
+    summary: str
+    setting: Setting
+    acceptable: tuple[VerdictName, ...]
+    plugin: str | None = None
+    patch: str | None = None
+    options: tuple[str, ...] = ()
+    further: tuple[str, ...] = ()
+    field: str | None = None
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """Overrides of its run: `options` are the candidate's, `further` those of anything else."""
+        patch = () if self.patch is None else (f"patch={self.patch}",)
+        return (*self.setting.overrides(*self.options, *patch), *self.further)
+
+
+def faults() -> tuple[Fault, ...]:
+    """Every planted fault, pairs excluded, in a stable order."""
+    from harness.selftest import (
+        rows_after,
+        rows_inputs,
+        rows_machine,
+        rows_sat,
+        rows_transformer,
+        rows_weights,
+    )
+
+    return (
+        *rows_weights.ROWS,
+        *rows_transformer.ROWS,
+        *rows_inputs.ROWS,
+        *rows_machine.ROWS,
+        *rows_sat.ROWS,
+        *rows_after.ROWS,
+    )
+
+
+def healthy() -> tuple[Healthy, ...]:
+    """Every healthy configuration, in a stable order."""
+    from harness.selftest import rows_healthy
+
+    return rows_healthy.ROWS
