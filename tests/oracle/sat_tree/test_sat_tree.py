@@ -82,7 +82,7 @@ def test_the_command_compares_both(tmp_path: Path) -> None:
     if generation(str(checkout())) != "1.0":
         pytest.skip("the micro case of this test is a 1.0 model; use tag v1.0")
     code = main(
-        ["run", "case=[micro_2b_quick]", "candidate=[sat]", "reference=sat",
+        ["run", "case=[micro_2b_quick]", "candidate=[sat]", "reference=sat", "reference.name=built_in",
          f"candidates.sat.repo={checkout()}", f"store={tmp_path}/store",
          f"results={tmp_path}/results", "metrics=[psnr]"]
     )  # fmt: skip
