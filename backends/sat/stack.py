@@ -106,7 +106,10 @@ class _SoloGroup(dist.ProcessGroup):
     def __init__(self) -> None:
         super().__init__(0, 1)
 
-    def broadcast(self, tensors: Any, opts: Any = None) -> Any:
+    # The overload that `torch.distributed.broadcast` calls; torch's outline shows another one, too.
+    def broadcast(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, tensors: Any, opts: Any = None
+    ) -> Any:
         """Done at once: there is nobody to send to."""
         future: Any = torch.futures.Future()
         future.set_result(tensors)
