@@ -17,8 +17,8 @@ from harness.integrity import file_sha256
 from harness.records import SCHEMA_VERSION
 from harness.store import content_key
 
-PATH_OPTIONS = ("lora", "checkpoint", "config", "text_encoder")
-"""Backend options whose value is a path, or a micro LoRA's name."""
+PATH_OPTIONS = ("lora", "checkpoint", "config", "text_encoder", "repo", "inference_config")
+"""Backend options that name files or folders of this machine, or a micro LoRA."""
 
 
 @cache
@@ -44,10 +44,13 @@ def model_fingerprint(model: str) -> str:
 
 @cache
 def _content(path: Path) -> str:
-    """Identify a file or a folder by the hashes of its files; `missing` if there is neither."""
+    """Identify what lies under a path: a file, a folder, or a folder of code by its Python sources."""
+    if path.is_file():
+        return file_sha256(path)
     if not path.is_dir():
-        return file_sha256(path) if path.is_file() else "missing"
-    files = sorted(p for p in path.rglob("*") if p.is_file())
+        return "missing"
+    sources = sorted(path.rglob("*.py")) if any(path.glob("*.py")) else []
+    files = sources or sorted(p for p in path.rglob("*") if p.is_file())
     return content_key({str(p.relative_to(path)): file_sha256(p) for p in files})
 
 
@@ -65,13 +68,11 @@ def plugin_digest(module: str) -> str:
 
 def _option_contents(options: Mapping[str, Any]) -> dict[str, str]:
     """What stands behind the options that name files or folders: a path alone does not say it."""
-    found = {
-        name: _content(lora_path(given))
-        for name in PATH_OPTIONS
-        if isinstance(given := options.get(name), str)
-    }
-    folder = options.get("transformer")
-    return found | ({"transformer": model_fingerprint(folder)} if isinstance(folder, str) else {})
+    given = {name: value for name, value in options.items() if isinstance(value, str)}
+    found = {name: _content(lora_path(given[name])) for name in PATH_OPTIONS if name in given}
+    if "transformer" in given:
+        found["transformer"] = model_fingerprint(given["transformer"])
+    return found
 
 
 def _base(

@@ -36,6 +36,11 @@ class SatBackend:
 
     def check(self, options: Mapping[str, Any]) -> None:
         parsed = parse_options(options)
+        if parsed.repo is not None:
+            from backends.sat_tree.checkout import check_requirements, find_checkout
+
+            find_checkout(parsed.repo)
+            check_requirements()
         import_module("backends.sat.stack")
         import torch
 
@@ -46,7 +51,12 @@ class SatBackend:
 
     def open(self, model: str, options: Mapping[str, Any]) -> Pipeline:
         self.check(options)
-        return SatPipeline(model, parse_options(options))
+        parsed = parse_options(options)
+        if parsed.repo is None:
+            return SatPipeline(model, parsed)
+        from backends.sat_tree.pipeline import TreePipeline
+
+        return TreePipeline(parsed.repo, _chosen_folder(model, parsed), parsed)
 
 
 class SatPipeline:
@@ -60,11 +70,11 @@ class SatPipeline:
         from backends.sat.source import open_source
         from backends.sat.stack import SoloWorld
 
-        folder, config, text_encoder = (
+        config, text_encoder = (
             None if path is None else Path(path).expanduser()
-            for path in (options.checkpoint, options.config, options.text_encoder)
+            for path in (options.config, options.text_encoder)
         )
-        source = open_source(folder or _model_folder(model), config, text_encoder)
+        source = open_source(_chosen_folder(model, options), config, text_encoder)
         self._options = options
         self._world = SoloWorld()
         try:
@@ -135,7 +145,10 @@ class SatPipeline:
         return SatRun(engine, case, inputs, settings, options.first_frame == "single")
 
 
-def _model_folder(model: str) -> Path:
+def _chosen_folder(model: str, options: SatOptions) -> Path:
+    """The folder that holds the model: the option `checkpoint`, else the case's `model`."""
     from backends.micro import MODELS, model_path
 
+    if options.checkpoint is not None:
+        return Path(options.checkpoint).expanduser()
     return model_path(model) if model in MODELS else Path(model).expanduser()

@@ -10,13 +10,13 @@ from torch import Tensor
 from backends.base import Case
 from backends.errors import InvalidRequest, Unsupported
 from backends.sat.config import ModelConfig, TransformerConfig
-from backends.sat.engine import SatEngine
+from backends.sat.opened import OpenedModel
 from backends.sat.vae import decode_pieces
 
 _log = logging.getLogger("parity")
 
 
-def check_text(engine: SatEngine, name: str, text: Tensor) -> None:
+def check_text(engine: OpenedModel, name: str, text: Tensor) -> None:
     """Raise `InvalidRequest` if a shared embedding does not fit the transformer.
 
     The position table of 1.0 fixes the text's length; to 1.5 any length will do.
@@ -31,14 +31,14 @@ def check_text(engine: SatEngine, name: str, text: Tensor) -> None:
         )
 
 
-def check_image_scale(engine: SatEngine, scale: float | None) -> None:
+def check_image_scale(engine: OpenedModel, scale: float | None) -> None:
     """Raise `InvalidRequest` for a shared image scale that is no positive number."""
     takes_image = engine.config.transformer.takes_image
     if takes_image and scale is not None and not (math.isfinite(scale) and scale > 0):
         raise InvalidRequest(f"shared image_scale={scale}; expected a positive number")
 
 
-def check_case(engine: SatEngine, case: Case) -> None:
+def check_case(engine: OpenedModel, case: Case) -> None:
     """Raise `InvalidRequest` or `Unsupported` for what this model cannot render; warn where
     asked."""
     _check_kind(engine.config.transformer, case)

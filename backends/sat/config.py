@@ -154,3 +154,12 @@ class ModelConfig:
         if not self.transformer.takes_image:
             return None
         return self.scale_factor if self.transformer.patch_size_t is None else 1.0
+
+    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int, int]:
+        """Shape (1, T, C, H, W) of the latents of a video, 1.5's padding frame included.
+
+        `height` and `width` are pixels.
+        """
+        transformer, pixels = self.transformer, self.vae.spatial_compression
+        channels = transformer.out_channels
+        return 1, transformer.latent_frames(frames), channels, height // pixels, width // pixels

@@ -6,7 +6,7 @@ included, runs in one dtype; the solver keeps float32.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -98,14 +98,14 @@ class SatEngine(nn.Module):
         """Where the transformer is."""
         return next(self.diffusion_model.parameters()).device
 
-    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int, int]:
-        """Shape (1, T, C, H, W) of the latents of a video, 1.5's padding frame included.
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """The transformer's blocks, in order."""
+        return list(self.diffusion_model.get_submodule("mixins.adaln_layer.blocks").children())
 
-        `height` and `width` are pixels.
-        """
-        transformer, pixels = self.config.transformer, self.config.vae.spatial_compression
-        channels = transformer.out_channels
-        return 1, transformer.latent_frames(frames), channels, height // pixels, width // pixels
+    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int, int]:
+        """Shape (1, T, C, H, W) of the latents of a video of `height` x `width` pixels."""
+        return self.config.latent_shape(frames, height, width)
 
     @torch.no_grad()
     def encode_text(self, prompt: str) -> tuple[Tensor, Tensor]:

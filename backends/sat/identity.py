@@ -12,14 +12,14 @@ from backends.base import Identity, Policies
 from backends.checkpoints.diffusers_document import write_configs
 from backends.checkpoints.mapping import transformer_table, vae_table
 from backends.sat.checkpoint import OPTIONAL_TRANSFORMER_KEYS
-from backends.sat.engine import SatEngine
 from backends.sat.lora import sat_lora_settings, split_lora
+from backends.sat.opened import OpenedModel
 from backends.trace import digest
 
 _POSITIONS = "mixins.pos_embed.pos_embedding"
 
 
-def read_identity(engine: SatEngine) -> Identity:
+def read_identity(engine: OpenedModel) -> Identity:
     """Digests of all weights under canonical names, dtypes, and every deciding setting.
 
     The sin-cos table counts as a weight, because Diffusers has it as a buffer; a learned embedding
@@ -38,7 +38,7 @@ def read_identity(engine: SatEngine) -> Identity:
     return Identity(dict(sorted(weights.items())), dtypes, dict(_settings(engine)))
 
 
-def _components(engine: SatEngine) -> dict[str, nn.Module]:
+def _components(engine: OpenedModel) -> dict[str, nn.Module]:
     return {
         "transformer": engine.diffusion_model,
         "vae": engine.first_stage_model,
@@ -46,7 +46,7 @@ def _components(engine: SatEngine) -> dict[str, nn.Module]:
     }
 
 
-def _canonical_weights(engine: SatEngine) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
+def _canonical_weights(engine: OpenedModel) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
     state, lora = split_lora(engine.diffusion_model.state_dict(), engine.config.transformer)
     yield "transformer", lora
     config = engine.config.transformer
@@ -61,7 +61,7 @@ def _canonical_weights(engine: SatEngine) -> Iterator[tuple[str, Mapping[str, Te
     yield "text_encoder", dict(engine.conditioner.encoder.named_parameters())
 
 
-def _settings(engine: SatEngine) -> Iterator[tuple[str, Any]]:
+def _settings(engine: OpenedModel) -> Iterator[tuple[str, Any]]:
     """The settings under Diffusers' names; `write_configs` translates them."""
     for path, text in write_configs(engine.config, None, "T5Tokenizer").items():
         component = path.partition("/")[0]
@@ -75,11 +75,11 @@ def _settings(engine: SatEngine) -> Iterator[tuple[str, Any]]:
     yield "text.max_sequence_length", engine.config.text.max_length
     yield "placement.execution_device", engine.device.type
     yield from sat_lora_settings(
-        engine.diffusion_model, engine.config.transformer, engine.fused_lora
+        engine.diffusion_model, engine.config.transformer, getattr(engine, "fused_lora", None)
     ).items()
 
 
-def read_policies(engine: SatEngine, lone_first_frame: bool) -> Policies:
+def read_policies(engine: OpenedModel, lone_first_frame: bool) -> Policies:
     """What SAT does when left to itself.
 
     Sources: `discretizer.py` (`ZeroSNRDDPMDiscretization.get_sigmas`), `sample_video.py`
@@ -103,7 +103,7 @@ def read_policies(engine: SatEngine, lone_first_frame: bool) -> Policies:
     )
 
 
-def canonical_modules(engine: SatEngine) -> dict[str, nn.Module]:
+def canonical_modules(engine: OpenedModel) -> dict[str, nn.Module]:
     """Canonical (Diffusers) names of SAT's modules that take and give what their namesakes do.
 
     Left out are those that a namesake splits or joins differently: query/key/value, the attention
@@ -122,13 +122,12 @@ def canonical_modules(engine: SatEngine) -> dict[str, nn.Module]:
                 found[f"{component}.{name}"] = module.get_submodule(
                     rule.sat.removesuffix(".weight")
                 )
-    layers = engine.diffusion_model.get_submodule("mixins.adaln_layer.blocks")
-    for i, block in enumerate(layers.children()):
+    for i, block in enumerate(engine.blocks):
         name = f"transformer.transformer_blocks.{i}"
         found[name] = block
         found[f"{name}.ff"] = engine.diffusion_model.get_submodule(f"transformer.layers.{i}.mlp")
     for name, module in engine.conditioner.encoder.named_modules():
         found[f"text_encoder.{name}" if name else "text_encoder"] = module
-    found["vae.encoder"] = engine.first_stage_model.encoder
-    found["vae.decoder"] = engine.first_stage_model.decoder
+    for side in ("encoder", "decoder"):
+        found[f"vae.{side}"] = engine.first_stage_model.get_submodule(side)
     return found

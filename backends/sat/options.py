@@ -30,6 +30,9 @@ class SatOptions:
     decodes the first latent frame to four pixel frames, of which the last is kept here; with
     "single" it becomes one, as the VAE was trained and as all other models and Diffusers do.
     `backends.lora` says what the LoRA options are.
+
+    `repo` is the `sat` folder of a checkout of CogVideo, whose own code then runs the model in place
+    of this project's; `inference_config` is the YAML file with `args:` that goes with it.
     """
 
     dtype: str = "float32"
@@ -39,6 +42,8 @@ class SatOptions:
     checkpoint: str | None = None
     config: str | None = None
     text_encoder: str | None = None
+    repo: str | None = None
+    inference_config: str | None = None
     first_frame: str = "upstream"
     lora: str | None = None
     lora_scale: float = 1.0
@@ -69,6 +74,11 @@ def parse_options(options: Mapping[str, Any]) -> SatOptions:
             raise InvalidRequest(f"option {name}={value!r}: expected a path or null")
     parsed = SatOptions(**options)
     check_lora_options(parsed.lora, parsed.lora_scale, parsed.lora_mode)
+    if parsed.inference_config is not None and parsed.repo is None:
+        raise InvalidRequest(
+            "option inference_config: only CogVideo's own code reads that file; set `repo`, too, or"
+            " remove it"
+        )
     return parsed
 
 

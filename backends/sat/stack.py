@@ -28,7 +28,7 @@ Hook = Callable[..., torch.Tensor]
 
 
 @contextmanager
-def _quiet() -> Generator[None]:
+def quiet() -> Generator[None]:
     """Send stdout to stderr and drop import-time warnings that a user cannot act on."""
     with redirect_stdout(sys.stderr), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -38,7 +38,7 @@ def _quiet() -> Generator[None]:
 def _import_sat() -> Any:
     os.environ.setdefault("SAT_LOGLEVEL", "WARNING")
     try:
-        with _quiet():
+        with quiet():
             sat = import_module("sat.model.base_model")
             import_module("sat.mpu")
             import_module("sat.ops.layernorm")
@@ -112,10 +112,21 @@ def lora_layers() -> Any:
 
 
 class _SoloGroup(dist.ProcessGroup):
-    """A process group of one rank. It has no collectives: with one rank SAT calls none."""
+    """A process group of one rank. SAT itself calls no collectives then; CogVideo's VAE broadcasts
+    its input all the same."""
 
     def __init__(self) -> None:
         super().__init__(0, 1)
+
+    # The overload that `torch.distributed.broadcast` calls; torch's outline shows another one, too.
+    def broadcast(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, tensors: Any, opts: Any = None
+    ) -> Any:
+        """Done at once: there is nobody to send to."""
+        future: Any = torch.futures.Future()
+        future.set_result(tensors)
+        bindings = cast(Any, import_module("torch._C._distributed_c10d"))
+        return bindings._create_work_from_future(future)
 
 
 def _solo_group(*_: Any) -> dist.ProcessGroup:
@@ -172,7 +183,7 @@ def _make_world() -> tuple[bool, bool]:
         )
     lacks_groups = not _mpu().model_parallel_is_initialized()
     if lacks_groups:
-        with _quiet():
+        with quiet():
             _mpu().initialize_model_parallel(1)
     return lacks_world, lacks_groups
 

@@ -1,5 +1,10 @@
-"""Every backend and placement that a machine without an accelerator can run."""
+"""Every backend and placement that a machine without an accelerator can run.
 
+CogVideo's own code is held to the contract, too, where PARITY_COGVIDEO_SAT names the `sat` folder of
+a checkout of tag v1.0.
+"""
+
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +26,11 @@ class Row:
     options: dict[str, Any]
 
     def __str__(self) -> str:
-        changed = [str(value) for key, value in self.options.items() if key != "device"]
+        changed = [
+            "cogvideo" if key == "repo" else str(value)
+            for key, value in self.options.items()
+            if key != "device"
+        ]
         return "-".join([self.backend, self.model, *changed])
 
     @property
@@ -30,14 +39,14 @@ class Row:
         return 64 if self.backend == "sat" else 32
 
     def open(self, **changes: Any) -> Pipeline:
-        return loaded(self.backend).open(self.model, self.options | changes)
+        return loaded(self.backend, self.options).open(self.model, self.options | changes)
 
 
-def loaded(backend: str) -> Backend:
+def loaded(backend: str, options: dict[str, Any] = CPU) -> Backend:
     """The backend, or a skip that says what its stack lacks here."""
     found = registry.load(backend)
     try:
-        found.check(CPU)
+        found.check(options)
     except MissingPrerequisite as error:
         pytest.skip(f"{backend} cannot run here: {error}")
     return found
@@ -74,6 +83,11 @@ STACKS = [
     Row("sat", "micro-2b", CPU),
     Row("sat", "micro-5b", CPU | {"dtype": "bfloat16"}),
 ]
+if COGVIDEO := os.environ.get("PARITY_COGVIDEO_SAT"):
+    STACKS += [
+        Row("sat", "micro-2b", CPU | {"repo": COGVIDEO}),
+        Row("sat", "micro-5b", CPU | {"repo": COGVIDEO, "dtype": "bfloat16"}),
+    ]
 PLACEMENTS = [
     Row("diffusers_offload", "micro-2b", CPU | {"placement": "model_offload"}),
     Row("diffusers_offload", "micro-5b", CPU | {"placement": "model_offload", "dtype": "bfloat16"}),

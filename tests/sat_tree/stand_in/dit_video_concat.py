@@ -1,0 +1,1 @@
+"""Stand-in: present in a checkout, empty here."""
