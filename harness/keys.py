@@ -29,7 +29,7 @@ def model_fingerprint(model: str) -> str:
     """
     folder = model_path(model) if model in MODELS else Path(model).expanduser()
     if folder.is_dir():
-        return _content(folder)
+        return path_digest(str(folder))
     owner, _, name = model.partition("/")
     if model.startswith((".", "/", "~")) or not owner or not name or "/" in name:
         raise ConfigError(
@@ -43,8 +43,9 @@ def model_fingerprint(model: str) -> str:
 
 
 @cache
-def _content(path: Path) -> str:
+def path_digest(given: str) -> str:
     """Identify what lies under a path: a file, a folder, or a folder of code by its Python sources."""
+    path = lora_path(given).expanduser()
     if path.is_file():
         return file_sha256(path)
     if not path.is_dir():
@@ -69,7 +70,7 @@ def plugin_digest(module: str) -> str:
 def _option_contents(options: Mapping[str, Any]) -> dict[str, str]:
     """What stands behind the options that name files or folders: a path alone does not say it."""
     given = {name: value for name, value in options.items() if isinstance(value, str)}
-    found = {name: _content(lora_path(given[name])) for name in PATH_OPTIONS if name in given}
+    found = {name: path_digest(given[name]) for name in PATH_OPTIONS if name in given}
     if "transformer" in given:
         found["transformer"] = model_fingerprint(given["transformer"])
     return found

@@ -105,7 +105,7 @@ def lora_layers() -> Any:
     level = logger.level
     logger.setLevel(logging.ERROR)  # it warns of every package for quantised layers
     try:
-        with _quiet():
+        with quiet():
             return import_module("sat.model.finetune.lora2")
     finally:
         logger.setLevel(level)
