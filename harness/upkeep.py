@@ -30,7 +30,7 @@ def verify(store: Store, threads: int) -> Iterator[Checked]:
     """
     things = [(kind, key) for kind in KINDS for key, _ in store.folders(kind)]
     with ThreadPoolExecutor(threads) as pool:
-        whole = pool.map(lambda thing: store.whole(*thing), things)
+        whole = pool.map(store.whole, *zip(*things, strict=True)) if things else iter(())
         for (kind, key), fine in zip(things, whole, strict=True):
             yield Checked(kind, key, fine)
     for key, _ in store.folders("pipelines"):

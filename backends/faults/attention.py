@@ -70,7 +70,7 @@ class Processor:
         attention_mask: Tensor | None = None,
         image_rotary_emb: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        length, count = encoder_hidden_states.shape[1], hidden_states.shape[1]
+        length = encoder_hidden_states.shape[1]
         tokens = torch.cat((encoder_hidden_states, hidden_states), dim=1)
         query, key, value = (
             layer(tokens).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
@@ -88,6 +88,7 @@ class Processor:
             )
         output = attn.to_out[1](attn.to_out[0](self.merge(self.attend(query, key, value))))
         if not self.text_first:
+            count = hidden_states.shape[1]
             return output[:, :count], output[:, count:]
         return output[:, length:], output[:, :length]
 

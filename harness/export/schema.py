@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from typing import Any, NamedTuple
 
 
 class Column(NamedTuple):
@@ -103,7 +100,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
 }
 
 
-def arrow_schema(table: str) -> pa.Schema:
+def arrow_schema(table: str) -> Any:
     """The Arrow schema of `table`; each field's metadata holds its `meaning`."""
     import pyarrow as pa
 

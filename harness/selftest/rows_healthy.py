@@ -19,6 +19,7 @@ from harness.selftest.setting import (
     TWO,
     TWO_BF16,
     TWO_LONG,
+    Model,
     Setting,
 )
 
@@ -125,16 +126,18 @@ _THREADS = (
              further=("reference.threads=2",), field="B08"),
 )  # fmt: skip
 
+_PLACED: tuple[tuple[str, tuple[Model, ...]], ...] = (
+    ("model_offload", ("micro-2b", "micro-5b")),
+    ("sequential_offload", ("micro-2b", "micro-5b")),
+    ("group_offload_block", ("micro-2b", "micro-5b")),
+    ("group_offload_leaf", ("micro-5b",)),
+    ("group_offload_block_disk", ("micro-2b",)),
+    ("group_offload_leaf_disk", ("micro-5b",)),
+)
+
 _PLACEMENTS = tuple(
     row
-    for placement, models in (
-        ("model_offload", ("micro-2b", "micro-5b")),
-        ("sequential_offload", ("micro-2b", "micro-5b")),
-        ("group_offload_block", ("micro-2b", "micro-5b")),
-        ("group_offload_leaf", ("micro-5b",)),
-        ("group_offload_block_disk", ("micro-2b",)),
-        ("group_offload_leaf_disk", ("micro-5b",)),
-    )
+    for placement, models in _PLACED
     for model in models
     for dtype in ("float32", "bfloat16")
     for row in _chosen(
