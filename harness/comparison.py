@@ -24,6 +24,7 @@ from harness.local_probe import (
     LocalData,
     ProbeSettings,
     probe_pair,
+    reduced_precision,
     scan_as_run,
     scan_pair,
 )
@@ -91,6 +92,8 @@ def compare_locally(
         for role, record in renders:
             if declared and role == "candidate":
                 continue  # its own run differs on purpose
+            if role == "reference" and not _measured(reference, candidate):
+                continue  # run in a precision that no probe was made in
             used = "plain" if role == "reference" or member is None else member
             links = probe_links(prober, store, case, reference, record, role, used)
             evidence += judge_native(links, data)
@@ -163,6 +166,15 @@ def _unscored(error: Exception) -> Evidence:
         outcome="unscored",
         detail=f"a probe could not be made: {error}",
     )
+
+
+def _measured(reference: Target, candidate: Target) -> bool:
+    """Whether the reference runs in float32, or in the candidate's reduced precision."""
+    mine, other = (
+        {k: v for k, v in (reduced_precision(side) or {}).items() if v}
+        for side in (reference, candidate)
+    )
+    return not mine or mine == other
 
 
 def _look(
