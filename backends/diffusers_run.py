@@ -87,7 +87,12 @@ class DiffusersRun:
         if self._conditioning.clip is None:
             return self._noise(tape) * self._solver.scheduler.init_noise_sigma
         dtype, first = self._solver.latent_dtype, self._timestep(0)
-        with self._stack.in_force(), draws_from(tape), self._solver.attached(tape, _unseen):
+        with (
+            self._stack.in_force(),
+            draws_from(tape),
+            patch.object(self._stack.pipe, "scheduler", self._solver.scheduler),
+            self._solver.attached(tape, _unseen),
+        ):
             return self._conditioning.noised_clip(tape, first, dtype, self._shape)
 
     def predict(self, latents: Tensor, step: int) -> Prediction:

@@ -136,6 +136,7 @@ class Solver:
         native_noise = scheduler.add_noise
         saved = scheduler.alphas_cumprod, scheduler.final_alpha_cumprod
         native_set(self._steps)  # another run may have left its own number of steps
+        self._level_the_start()
         with (
             patch.object(scheduler, "step", step),
             patch.object(scheduler, "set_timesteps", set_timesteps),
@@ -145,6 +146,14 @@ class Solver:
                 yield
             finally:
                 scheduler.alphas_cumprod, scheduler.final_alpha_cumprod = saved
+
+    def _level_the_start(self) -> None:
+        """Let a clip be noised to the level of the imposed table's first step."""
+        if self._imposed_table is None:
+            return
+        alphas = self.scheduler.alphas_cumprod.clone()
+        alphas[self._imposed_table.timesteps[0]] = self._imposed_table.alpha_bar[0]
+        self.scheduler.alphas_cumprod = alphas
 
     def _step(
         self, native: Any, bound: inspect.BoundArguments, tape: NoiseTape, seen: StepSeen

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from harness.cli import main
-from harness.errors import EXIT_UNDECIDED
+from harness.errors import EXIT_EQUIVALENT
 
 pytestmark = pytest.mark.slow
 
@@ -21,7 +21,7 @@ def pairs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             f"store={folder}/store", f"results={folder}/results",
         ]
     )  # fmt: skip
-    assert code == EXIT_UNDECIDED
+    assert code == EXIT_EQUIVALENT
     verdict = json.loads((folder / "results" / "latest" / "verdict.json").read_text())
     return {pair["candidate"]: pair for pair in verdict["pairs"]}
 
@@ -39,6 +39,8 @@ def test_offload_is_bit_exact(pairs) -> None:
 
 def test_sat_agrees_to_float32_rounding_when_policies_are_shared(pairs) -> None:
     pair = pairs["sat"]
+    assert pair["verdict"] == "rounding"
+    assert all(check["outcome"] == "agrees" for check in pair["evidence"])
     assert 0 < _latents(pair) <= 1e-4
     (psnr,) = pair["scores"]["psnr"]
     assert psnr["value"] >= 60
@@ -48,6 +50,7 @@ def test_sat_agrees_to_float32_rounding_when_policies_are_shared(pairs) -> None:
 
 def test_native_policies_move_it_visibly_and_each_is_named(pairs) -> None:
     pair = pairs["sat_native"]
+    assert pair["verdict"] == "policy"
     assert _latents(pair) > 100 * _latents(pairs["sat"])
     named = {f["known"] for f in pair["findings"]}
     assert {"zero_snr_subset", "unconditional_branch", "guidance_target"} <= named
@@ -68,6 +71,6 @@ def test_sat_as_the_reference_is_equalised_as_well(tmp_path: Path) -> None:
             "judge.rerun=false", f"store={tmp_path}/store", f"results={tmp_path}/results",
         ]
     )  # fmt: skip
-    assert code == EXIT_UNDECIDED
+    assert code == EXIT_EQUIVALENT
     verdict = json.loads((tmp_path / "results" / "latest" / "verdict.json").read_text())
     assert 0 < _latents(verdict["pairs"][0]) <= 1e-4

@@ -79,7 +79,8 @@ def row_order(a: Tensor, b: Tensor) -> Order | None:
 
 
 def _keys(rows: Tensor) -> list[bytes]:
-    values = rows.contiguous()
+    # A dimension of size one may have any stride, which `contiguous` leaves and `view` refuses.
+    values = rows.clone(memory_format=torch.contiguous_format)
     raw = values.view(torch.uint8).reshape(values.shape[0], -1).numpy()
     return [row.tobytes() for row in raw]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Model, State
+from audit_models import Model, State
 from safetensors.torch import save_file
 
 from backends.errors import CheckpointError

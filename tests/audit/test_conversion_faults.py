@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Edit, Model, State
+from audit_models import Edit, Model, State
 
 from harness.audit import audit
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import Model
+from audit_models import Model
 
 from harness.audit.hazards import hazards
 from harness.cli import main

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Model, State
+from audit_models import Model, State
 from torch import Tensor
 
 from harness.audit import audit
@@ -19,9 +19,9 @@ SIZE = (1, 16 + 3 * 3 * 4, 128)
 
 def sin_cos() -> Tensor:
     """Diffusers' own default, as the constructor leaves it."""
-    from tiny_pipelines import tiny_transformer
+    from tiny_pipelines import Kind, tiny_transformer
 
-    table = tiny_transformer(False).patch_embed.pos_embedding
+    table = tiny_transformer(Kind(rotary=False)).patch_embed.pos_embedding
     assert tuple(table.shape) == SIZE
     return table.float()
 

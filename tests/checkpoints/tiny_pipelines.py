@@ -41,11 +41,11 @@ KINDS = {
 }
 
 
-def tiny_transformer(kind: Kind) -> CogVideoXTransformer3DModel:
+def tiny_transformer(kind: Kind, **changes: Any) -> CogVideoXTransformer3DModel:
     newer: dict[str, Any] = {"patch_size_t": 2, "patch_bias": False} if kind.is_15 else {}
     if kind.is_15 and kind.image:
         newer["ofs_embed_dim"] = 64
-    return CogVideoXTransformer3DModel(
+    settings: dict[str, Any] = dict(
         num_attention_heads=4,
         attention_head_dim=32,
         in_channels=32 if kind.image else 16,
@@ -60,6 +60,7 @@ def tiny_transformer(kind: Kind) -> CogVideoXTransformer3DModel:
         use_learned_positional_embeddings=kind.learned,
         **newer,
     )
+    return CogVideoXTransformer3DModel(**(settings | changes))
 
 
 def tiny_vae(kind: Kind) -> AutoencoderKLCogVideoX:

@@ -27,7 +27,7 @@ def _run(kind: type, steps: int, table: ScheduleTable | None) -> torch.Tensor:
     """A whole trajectory with made-up velocities, through the attached scheduler."""
     scheduler = kind(**SETTINGS)
     tape, shape = NoiseTape(3), (1, 2, 3, 4, 4)
-    solver = Solver(scheduler, steps, table, torch.float32, imposed=False)
+    solver = Solver(scheduler, steps, steps, table, torch.float32, imposed=False)
     from backends.intercept import draws_from
 
     latents = torch.from_numpy(standard_normal(0, 0, shape))

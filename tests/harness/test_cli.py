@@ -39,7 +39,7 @@ def sessions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, 
 
     def fake(
         config: RunConfig, plugins: Sequence[str], command: Sequence[str], progress: object,
-        until: str = "judge",
+        until: str = "judge", **_: Any,
     ) -> tuple[Path, RunResult | None]:  # fmt: skip
         asked.append({"config": config, "plugins": plugins, "command": command, "until": until})
         return tmp_path, result(1 if 9 in config.seeds else 0)
@@ -139,7 +139,7 @@ def test_render_says_how_its_renders_ended(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def fake(*args: Any, until: str) -> tuple[Path, None]:
+    def fake(*args: Any, until: str, **_: Any) -> tuple[Path, None]:
         assert until == "render"
         for status in statuses:
             args[3].render_finished("label", status, 1.0)

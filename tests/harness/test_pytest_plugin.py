@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
@@ -36,11 +37,21 @@ def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Suite:
                 scope.setenv("CI", "true")
             xml = tmp_path / "out.xml"
             xml.unlink(missing_ok=True)
+            _forget_earlier_copies()
             place = ["--rootdir", str(tmp_path), "-c", str(tmp_path / "pytest.ini"), str(tmp_path)]
             code = pytest.main([*PLUGIN, "--junit-xml", str(xml), *place, *arguments])
         return int(code), _outcomes(xml) if xml.exists() else {}
 
     return run
+
+
+def _forget_earlier_copies() -> None:
+    """Each copy of the sample repository has modules of the same names."""
+    for path in SAMPLE.glob("*.py"):
+        module = sys.modules.get(path.stem)
+        place = getattr(module, "__file__", None)
+        if place is not None and not Path(place).is_relative_to(SAMPLE.parent):
+            del sys.modules[path.stem]
 
 
 def _outcomes(xml: Path) -> Outcomes:

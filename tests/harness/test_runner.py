@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from backends.base import Case, TraceOptions, Variant
-from harness.judge import judge_pair
+from harness.judge import Renders, judge_pair
 from harness.judge.distances import compare_traces
 from harness.plan import Plan, RenderJob
 from harness.runner import ExecutionSettings, render
@@ -60,7 +60,7 @@ def test_a_crash_an_exception_and_a_stray_draw_are_records(tmp_path: Path) -> No
     assert "outside any sampling stage" in records[3].message
     assert records[3].trace is None
     assert records[0].frames == records[4].frames
-    pair = judge_pair(store, records[:1], [], records[1:2], {"psnr": {}})
+    pair = judge_pair(store, Renders(records[:1], [], records[1:2]), {"psnr": {}})
     assert pair.verdict == "error"
 
 
@@ -83,7 +83,7 @@ def test_a_hang_ends_at_the_time_limit(tmp_path: Path) -> None:
 def test_not_finite_latents_are_broken_with_their_first_step(tmp_path: Path) -> None:
     store, records, _ = _render(tmp_path, [_job("reference"), _job(patch="nan")])
     assert records[1].frames.non_finite > 0
-    pair = judge_pair(store, records[:1], [], records[1:], {"psnr": {}})
+    pair = judge_pair(store, Renders(records[:1], [], records[1:]), {"psnr": {}})
     assert pair.verdict == "broken"
     assert "candidate, seed 0: not finite from step 0 on (timestep 999)" in pair.reasons[0]
 

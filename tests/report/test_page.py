@@ -291,6 +291,8 @@ def test_the_scheme_can_be_chosen(page: Page, site: Path) -> None:
     page.click("#theme")
     assert page.evaluate("document.documentElement.dataset.scheme") == "dark"
     page.click("a:has-text('Trend')")
+    page.wait_for_url("**/trend.html")
+    page.wait_for_load_state("load")
     assert page.evaluate("document.documentElement.dataset.scheme") == "dark"
 
 

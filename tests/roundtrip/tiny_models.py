@@ -11,7 +11,7 @@ import torch
 from diffusers import CogVideoXDDIMScheduler, CogVideoXPipeline
 from safetensors import safe_open
 from safetensors.torch import save_file
-from tiny_pipelines import tiny_transformer, tiny_vae
+from tiny_pipelines import Kind, tiny_transformer, tiny_vae
 from torch import Tensor
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
@@ -31,8 +31,8 @@ def save_tiny(folder: Path, **changes: Any) -> Path:
     CogVideoXPipeline(
         tokenizer=T5Tokenizer(vocab=vocabulary, extra_ids=0),
         text_encoder=T5EncoderModel(t5),
-        vae=tiny_vae(0.7),
-        transformer=tiny_transformer(True, **changes),
+        vae=tiny_vae(Kind()),
+        transformer=tiny_transformer(Kind(), **changes),
         scheduler=CogVideoXDDIMScheduler(
             snr_shift_scale=1.0,
             prediction_type="v_prediction",
