@@ -104,13 +104,6 @@ def transposed(pipeline: Pipeline) -> None:
     _latents(pipeline, lambda z: z.transpose(-1, -2))
 
 
-@patch("decoder_group_norm_epsilon")
-def group_norm_epsilon(pipeline: Pipeline) -> None:
-    """Group norms with eps 1e-3 in place of 1e-6."""
-    for norm in _decoder_modules(pipeline, "GroupNorm"):
-        norm.eps = 1e-3
-
-
 @patch("decoder_norm_over_frames")
 def norm_over_frames(pipeline: Pipeline) -> None:
     """Group norms are taken frame by frame, not over the piece."""
@@ -284,15 +277,3 @@ def not_denormalised(pipeline: Pipeline) -> None:
 def last_frame_stale(pipeline: Pipeline) -> None:
     """The last decoded frame is a copy of the one before: a write that came too late."""
     _video(pipeline, lambda video: torch.cat((video[:, :, :-1], video[:, :, -2:-1]), dim=2))
-
-
-@patch("decoder_latent_nan")
-def latent_nan(pipeline: Pipeline) -> None:
-    """One latent is not a number when it reaches the decoder."""
-
-    def change(z: Tensor) -> Tensor:
-        z = z.clone()
-        z.view(-1)[0] = float("nan")
-        return z
-
-    _latents(pipeline, change)

@@ -31,7 +31,7 @@ PAIRS: tuple[tuple[str, str], ...] = (
     ("residual_scaled", "noise_first_of_two"),
     ("gate_dropped", "text_padding_masked"),
     ("precision_block_fp8", "solver_noise_weak"),
-    ("solver_first_order", "decoder_group_norm_epsilon"),
+    ("solver_first_order", "decoder_norm_groups"),
     ("noise_one_step_foreign", "frames_duplicated"),
     ("text_scaled", "guidance_one_percent"),
     ("schedule_shift_slightly_off", "weights_row_lost"),

@@ -140,9 +140,3 @@ def text_int8(pipeline: Pipeline) -> None:
 def decoder_fp8(pipeline: Pipeline) -> None:
     """The decoder's weights in float8."""
     _kept(module(pipeline, "vae.decoder"), fp8, skip=("norm",))
-
-
-@patch("precision_decoder_half")
-def decoder_half(pipeline: Pipeline) -> None:
-    """One level of the decoder gives float16."""
-    on_output(module(pipeline, "vae.decoder.up_blocks.1"), lambda out: (half(out[0]), *out[1:]))

@@ -9,7 +9,7 @@ from typing import Any
 from unittest.mock import patch as swapped
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from backends.base import Pipeline
 from backends.faults.planting import (
@@ -248,14 +248,6 @@ def unscaled(pipeline: Pipeline) -> None:
 def decoder_frames_reversed(pipeline: Pipeline) -> None:
     """Latent frames decoded last to first."""
     _decode(pipeline, lambda latents: latents.flip(2))
-
-
-@patch("sat_decoder_group_norm_epsilon")
-def decoder_group_norm_epsilon(pipeline: Pipeline) -> None:
-    """Group norms with eps 1e-3."""
-    for layer in stack(pipeline).first_stage_model.decoder.modules():
-        if isinstance(layer, nn.GroupNorm):
-            layer.eps = 1e-3
 
 
 @patch("sat_decoder_cache_dropped")

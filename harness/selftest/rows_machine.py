@@ -49,7 +49,6 @@ _DECODER = (
     _decoder("frames_reversed", "latent frames reversed", _ANY),
     _decoder("first_latent_lost", "first latent frame lost", _BACK),
     _decoder("transposed", "rows and columns exchanged", _ANY),
-    _decoder("group_norm_epsilon", "group norms with eps 1e-3", _BACK, "mid_block.resnets.0.norm1"),
     _decoder("norm_over_frames", "group norms frame by frame", _ANY, "mid_block.resnets.0.norm1"),
     _decoder("norm_groups", "last norm with 16 groups", _BACK, "norm_out"),
     _decoder("spatial_norm_swapped", "scale and shift of a spatial norm exchanged", _ANY,
@@ -78,7 +77,6 @@ _DECODER = (
     _decoder("not_denormalised", "clamped without denormalising", _ANY, field="E07",
              also=("frames",)),
     _decoder("last_frame_stale", "last frame a copy of the one before", _BACK),
-    _decoder("latent_nan", "one latent is not a number", _ANY, expected=("broken",), field="E06"),
 )  # fmt: skip
 
 
@@ -116,8 +114,6 @@ _PRECISION = (
                f"{_BLOCKS}.1.ff"),
     _precision("text_int8", "T5 in 8 bits", "text", _ANY, "text_encoder.encoder.block.0"),
     _precision("decoder_fp8", "decoder in float8", "decoder", _BACK, "vae.decoder.conv_in", "P02"),
-    _precision("decoder_half", "one level of the decoder in float16", "decoder", _ANY,
-               "vae.decoder.up_blocks.1"),
 )  # fmt: skip
 
 

@@ -108,8 +108,6 @@ ROWS = (
            "vae.scaling_factor", "W05"),
     _stage("unscaled", "not unscaled", "decoder", _ANY, field="V01"),
     _stage("decoder_frames_reversed", "latent frames reversed", "decoder", _BACK),
-    _stage("decoder_group_norm_epsilon", "group norms with eps 1e-3", "decoder", _ANY,
-           block="vae.decoder.mid_block.resnets.0.norm1"),
     _stage("decoder_cache_dropped", "pieces decoded without the past", "decoder", (_LONG,),
            block="vae.decoder.conv_in"),
     _stage("decoder_spatial_norm_swapped", "scale and shift of a spatial norm exchanged", "decoder",

@@ -1,0 +1,62 @@
+"""The first wrong module, from made-up scans."""
+
+import numpy as np
+
+from harness.judge.blocks import first_non_finite, locate
+from harness.prober import Answers
+from harness.records import PipelineRecord
+
+NAMES = ["t.blocks.0.attn.to_q", "t.blocks.0.attn.to_out", "t.blocks.0.attn", "t.blocks.0", "t"]
+
+
+def _answers(**scans: tuple[dict[str, float], dict[str, float]]) -> Answers:
+    """Scans by question; each shifts the inputs and outputs of some modules by relative amounts."""
+    tensors, facts = {}, {}
+    base = np.random.default_rng(0).standard_normal((len(NAMES), 512)).astype(np.float32)
+    for question, (given, came) in scans.items():
+        inputs, outputs = base.copy(), base.copy()
+        for row, name in enumerate(NAMES):
+            inputs[row] *= 1 + given.get(name, 0.0)
+            outputs[row] *= 1 + came.get(name, 0.0)
+        tensors |= {f"{question}.inputs": inputs, f"{question}.outputs": outputs}
+        facts[question] = {
+            "names": NAMES,
+            "moments": [[512, float(np.linalg.norm(o)), float(o.mean())] for o in outputs],
+        }
+    empty = PipelineRecord(weights={}, dtypes={}, configs={}, policies={})
+    return Answers(empty, tensors, facts, 0)
+
+
+HEALTHY = {"jitter.scan": ({}, dict.fromkeys(NAMES, 1e-6))}
+
+
+def _locate(given: dict[str, float], came: dict[str, float]):
+    reference = _answers(scan=({}, {}), **HEALTHY)
+    return locate(reference, _answers(scan=(given, came)), ["jitter"], 3)
+
+
+def test_rounding_is_in_no_module() -> None:
+    assert _locate({}, dict.fromkeys(NAMES, 2e-6)) is None
+
+
+def test_a_module_whose_input_agrees_is_the_culprit() -> None:
+    place = _locate({}, dict.fromkeys(NAMES, 1e-3))
+    assert place is not None and place.module == "t.blocks.0.attn.to_q"
+
+
+def test_a_module_that_was_handed_something_wrong_is_not() -> None:
+    """The attention between the projections is code of `attn`, not a module."""
+    late = dict.fromkeys(NAMES[1:], 1e-3)
+    place = _locate({"t.blocks.0.attn.to_out": 1e-3}, late)
+    assert place is not None and place.module == "t.blocks.0.attn"
+    assert "hands to to_out" in place.detail
+    assert [row.module for row in place.scan] == NAMES
+
+
+def test_the_first_module_that_is_not_finite_is_named() -> None:
+    sick = _answers(scan=({}, {}))
+    sick.tensors["scan.outputs"][1:] = np.inf
+    sick.tensors["scan.inputs"][2:] = np.inf
+    place = first_non_finite(sick, 4)
+    assert place is not None and place.module == "t.blocks.0.attn.to_out"
+    assert "step 4" in place.detail
