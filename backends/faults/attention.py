@@ -87,10 +87,9 @@ class Processor:
                 )
             )
         output = attn.to_out[1](attn.to_out[0](self.merge(self.attend(query, key, value))))
-        if not self.text_first:
-            count = hidden_states.shape[1]
-            return output[:, :count], output[:, count:]
-        return output[:, length:], output[:, :length]
+        at = length if self.text_first else hidden_states.shape[1]
+        first, second = output[:, :at], output[:, at:]
+        return (second, first) if self.text_first else (first, second)
 
 
 def install(pipeline: Pipeline, processor: Any, only: Sequence[int] | None = None) -> None:
