@@ -31,8 +31,8 @@ ORACLE_FACTOR = 1.5
 """How far past the largest healthy oracle ratio a candidate may lie."""
 
 STACKS_FACTOR = 1.5
-"""How much further across two stacks: they cast at different places. Measured, SAT's bfloat16 decoder has
-0.53 to 0.69 of Diffusers' error, so Diffusers has up to 1.9 of SAT's."""
+"""How much further across two stacks: they cast at different places. Measured, SAT's bfloat16 decoder
+has 0.53 to 0.69 of Diffusers' error, so Diffusers has up to 1.9 of SAT's."""
 
 SOLVER_LIMIT = 1e-5
 """Relative L2 after all solver steps in float32. No network is called, so members have no say: this is
