@@ -22,6 +22,7 @@ _VERBS = {
     "render": "render only, into the run store",
     "score": "render what is missing, and print the metrics",
     "judge": "render what is missing, and print the verdicts",
+    "probe": "compare every stage on the same inputs, and render nothing",
     "bisect": "find the settings that carry a difference",
     "report": "write the report of an earlier run again",
     "accept": "keep what a run rendered as goldens for CI",

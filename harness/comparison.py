@@ -16,8 +16,10 @@ from backends.base import Case
 from harness.config import JudgeSettings
 from harness.errors import WorkerError
 from harness.judge.blocks import Place, first_non_finite, locate
+from harness.judge.distances import same_result
+from harness.judge.jumps import judge_jumps
 from harness.judge.local import judge_local
-from harness.judge.native import judge_native
+from harness.judge.native import healthy_velocity, judge_native, judge_walk
 from harness.local_probe import (
     FULL_PRECISION,
     OTHER_MEMBERS,
@@ -28,7 +30,7 @@ from harness.local_probe import (
     scan_as_run,
     scan_pair,
 )
-from harness.native_probe import beyond_the_render, probe_links
+from harness.native_probe import beyond_the_render, probe_links, read_trace, schedule_used
 from harness.prober import Prober, Target
 from harness.records import Component, Evidence, Finding, PipelineRecord, RenderRecord
 from harness.store import Store
@@ -38,19 +40,25 @@ UNDECLARED = frozenset({*FULL_PRECISION, "device", "placement", "attention", "us
 """Options that change where and in which precision a model runs, but not what it computes."""
 
 
+ROLES = ("reference", "candidate")
+
 KNOWN_EPSILONS = frozenset({1e-5, 1e-6})
 """Of the last norm, in Diffusers and in SAT; any other value is nobody's policy."""
 
 
 @dataclass(frozen=True)
 class Local:
-    """The local comparison. `data` is None where a probe could not be made; the evidence says why."""
+    """The local comparison. `data` is None where a probe could not be made; the evidence says why.
+
+    `shares` are the shares of the registered policies in the gap, by id, where they were worked out.
+    """
 
     evidence: list[Evidence]
     declared: list[Finding]
     data: LocalData | None
     guided_calls: int
     places: Mapping[Component, Place] = field(default_factory=dict[Component, Place])
+    shares: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 def equalising(reference: PipelineRecord, candidate: PipelineRecord) -> str | None:
@@ -67,17 +75,23 @@ def compare_locally(
     case: Case,
     reference: Target,
     candidate: Target,
-    renders: Sequence[tuple[str, RenderRecord]],
+    renders: Sequence[tuple[RenderRecord, RenderRecord]],
     settings: JudgeSettings,
     member: str | None,
     changed: Mapping[str, Any],
 ) -> Local:
-    """Probe the pair and the links of its finished `renders` (role, record).
+    """Probe the pair and the links of its finished `renders`, (reference, candidate) for each seed.
 
     `member` equalises a known difference (`equalising`). `changed` are settings of the case that the
     candidate has of its own: they are equalised from the start, and named.
     """
     before = prober.fresh_calls
+    walks = [
+        evidence
+        for pair in renders
+        for role, record in zip(ROLES, pair, strict=True)
+        for evidence in judge_walk(role, record, schedule_used(store, record))
+    ]
     try:
         data, evidence = _look(prober, case, reference, candidate, settings, member)
         declared = [_changed(key, case, value) for key, value in changed.items()]
@@ -89,17 +103,42 @@ def compare_locally(
                 declared += [_finding(key, reference, candidate) for key in keys]
         places = _places(prober, data, (reference, candidate), evidence)
         places |= _overflow(prober, data, candidate)
-        for role, record in renders:
+        evidence += _links(prober, store, case, (reference, candidate), renders, data, member,
+                           bool(declared))  # fmt: skip
+    except (RemoteError, WorkerError) as error:
+        return Local([*walks, _unscored(error)], [], None, prober.fresh_calls - before)
+    return Local([*walks, *evidence], declared, data, prober.fresh_calls - before, places)
+
+
+def _links(
+    prober: Prober,
+    store: Store,
+    case: Case,
+    sides: tuple[Target, Target],
+    renders: Sequence[tuple[RenderRecord, RenderRecord]],
+    data: LocalData,
+    member: str | None,
+    declared: bool,
+) -> list[Evidence]:
+    """The links of the finished renders: whole ones of the first and the last seed, whose process had
+    made the others before; of those between, where any bit differs, what takes no guided call."""
+    found: list[Evidence] = []
+    for at, pair in enumerate(renders):
+        outer = at in (0, len(renders) - 1)
+        if not outer and same_result(*pair):
+            continue
+        for role, record in zip(ROLES, pair, strict=True):
             if declared and role == "candidate":
                 continue  # its own run differs on purpose
-            if role == "reference" and not _measured(reference, candidate):
+            if role == "reference" and not (outer and _measured(*sides)):
                 continue  # run in a precision that no probe was made in
             used = "plain" if role == "reference" or member is None else member
-            links = probe_links(prober, store, case, reference, record, role, used)
-            evidence += judge_native(links, data)
-    except (RemoteError, WorkerError) as error:
-        return Local([_unscored(error)], [], None, prober.fresh_calls - before)
-    return Local(evidence, declared, data, prober.fresh_calls - before, places)
+            links = probe_links(prober, store, case, sides[0], record, role, used, outer)
+            found += judge_native(links, data)
+        if not declared:
+            a, b = (read_trace(store, record) for record in pair)
+            found += judge_jumps(a, b, data.steps, healthy_velocity(data), pair[0].seed)
+    return found
 
 
 _ROOTS: Mapping[Component, str] = {

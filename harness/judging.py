@@ -13,13 +13,17 @@ from dataclasses import dataclass, replace
 from backends.base import Case, Variant
 from harness.comparison import Local, compare_equal, compare_locally, equalising
 from harness.config import CandidateSpec, RunConfig
-from harness.judge import Renders, judge_pair, needs_probe
+from harness.errors import WorkerError
+from harness.judge import Renders, exact_findings, judge_pair, needs_probe
+from harness.judge.known import acting
 from harness.local_probe import FULL_PRECISION, reduced_precision
+from harness.localize.policies import policy_shares
 from harness.plan import Plan, RenderJob, make_plan, member_jobs
 from harness.prober import Prober, Target
-from harness.records import PairResult, RenderRecord
+from harness.records import Evidence, PairResult, RenderRecord
 from harness.runner import ExecutionSettings, ProgressSink, render
 from harness.store import Store
+from harness.worker_client import RemoteError
 
 Rendered = Sequence[tuple[RenderJob, RenderRecord]]
 
@@ -157,26 +161,49 @@ class Judging:
             self._target(pair, self._config.reference.name),
             self._target(pair, pair.candidate.name),
         )
+        if any(r.status != "ok" for side in sides for r in side):
+            return  # the pair's verdict is that status
         if not any(needs_probe(self._store, a, b) for a, b in sides):
-            if any(r.status != "ok" for side in sides for r in side):
-                return
             short = compare_equal(prober, self._store, pair.case, targets, sides[0][0])
             if short.outcome != "differs":
                 self._local[_key(pair)] = Local([short], [], None, 0)
                 return
-        # The last seed's render was made in a process that had made the others before.
-        ends = [sides[0], *sides[1:][-1:]]
-        links = [(role, r) for a, b in ends for role, r in (("reference", a), ("candidate", b))]
-        self._local[_key(pair)] = compare_locally(
+        local = compare_locally(
             prober,
             self._store,
             pair.case,
             *targets,
-            links,
+            sides,
             self._config.judge,
             self._equalising(pair),
             pair.candidate.case,
         )
+        self._local[_key(pair)] = self._with_shares(prober, pair, targets, local, sides[0])
+
+    def _with_shares(
+        self,
+        prober: Prober,
+        pair: _Pair,
+        targets: tuple[Target, Target],
+        local: Local,
+        first: tuple[RenderRecord, RenderRecord],
+    ) -> Local:
+        """With each acting policy's share of the gap, where policies are all that separates the two."""
+        kept = acting(exact_findings(self._store, *first, local))
+        if not kept or local.declared or any(e.outcome != "agrees" for e in local.evidence):
+            return local
+        before = prober.fresh_calls
+        try:
+            shares = policy_shares(
+                prober, pair.case, *targets, kept, pair.candidate.match.share, self._config.seeds[0]
+            )
+        except (RemoteError, WorkerError) as error:
+            # The verdict stands without them.
+            detail = f"the policies' shares of the gap could not be worked out: {error}"
+            noted = Evidence(stage="exact", check="policy.shares", outcome="noted", detail=detail)
+            return replace(local, evidence=[*local.evidence, noted])
+        spent = local.guided_calls + prober.fresh_calls - before
+        return replace(local, shares=shares, guided_calls=spent)
 
     def _target(self, pair: _Pair, variant: str) -> Target:
         job = next(j for j, _ in self._rendered if j.variant.name == variant)

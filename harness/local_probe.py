@@ -114,6 +114,10 @@ def probe_pair(
             {},
         )
         given = _given(a_full, settings, steps)
+        b_own = prober.ask(candidate.at(FULL_PRECISION), case, Shared(), [first], {})
+        if b_own.facts["own"]["schedule"] == own.facts["own"]["schedule"]:
+            # It is not imposed where it is the candidate's own: then its solver sees real timesteps.
+            shared = replace(shared, share=tuple(f for f in shared.share if f != "schedule"))
         again = _candidate(case, settings, steps)
         calibrated = [*again, *_members(case, settings, steps)]
         a_less = b_less = None
@@ -129,7 +133,7 @@ def probe_pair(
         settings,
         table,
         Side(own | a_full, a_less),
-        Side(b_full, b_less),
+        Side(b_own | b_full, b_less),
         equalised,
     )
 
@@ -178,14 +182,20 @@ def scan_as_run(
         return prober.ask(candidate, data.case, shared, [question], {name: full.tensors[name]})
 
 
-def _shared(own: Answers, table: ScheduleTable, folder: Path) -> Shared:
+def share_inputs(own: Answers, table: ScheduleTable, folder: Path, latent_dtype: str) -> Path:
+    """Write what "own" answered as an inputs file that others are given; return its path."""
     from safetensors.numpy import save_file
 
     path = folder / "inputs.safetensors"
     save_file({name: own.tensors[f"own.{name}"] for name in ("text", "negative_text")}, path)
     scale = own.pipeline.policies.get("image_scale")
-    meta = {"schedule": asdict(table), "latent_dtype": "float32", "image_scale": scale}
+    meta = {"schedule": asdict(table), "latent_dtype": latent_dtype, "image_scale": scale}
     path.with_suffix(".json").write_text(json.dumps(meta))
+    return path
+
+
+def _shared(own: Answers, table: ScheduleTable, folder: Path) -> Shared:
+    path = share_inputs(own, table, folder, "float32")
     return Shared(path, ("text", "unconditional", "schedule", "image"), "float32")
 
 
@@ -213,7 +223,6 @@ def _candidate(case: Case, settings: ProbeSettings, steps: tuple[int, ...]) -> l
     first = settings.seeds[:1]
     repeated = [replace(q, id=f"again.{q.id}") for q in _predictions(first, steps[:1])]
     return [
-        Question("own", "own", seed=settings.seeds[0]),
         *_predictions(settings.seeds, steps),
         *_without_predictions(case, settings, steps),
         *repeated,

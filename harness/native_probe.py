@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -52,16 +52,23 @@ def probe_links(
     record: RenderRecord,
     role: str,
     member: str,
+    guided: bool,
 ) -> Links:
-    """Ask the reference about one finished render; `member` equalises a known difference."""
+    """Ask the reference about one finished render; `member` equalises a known difference.
+
+    Without `guided` no velocity is asked for, and no guided call is made.
+    """
     trace = read_trace(store, record)
-    steps = tuple(k for k in probe_steps(case.solver_steps) if f"step_{k}.in" in trace)
+    probed = probe_steps(case.solver_steps) if guided else []
+    steps = tuple(k for k in probed if f"step_{k}.in" in trace)
     seed = record.seed
     questions = [
         Question("own", "own", seed=seed),
-        Question("link", "predict", member=member, seed=seed, steps=steps, source="given"),
         Question("link.decode", "decode", sources=("given.final",)),
     ]
+    if steps:
+        link = Question("link", "predict", member=member, seed=seed, steps=steps, source="given")
+        questions.append(link)
     given = {f"given.{k}.in": trace[f"step_{k}.in"] for k in steps}
     given["given.final"] = trace["final_latents"]
     with TemporaryDirectory(prefix="parity-links-") as folder:
@@ -133,6 +140,13 @@ def read_trace(store: Store, record: RenderRecord) -> dict[str, Array]:
         ) from error
 
 
+def schedule_used(store: Store, record: RenderRecord) -> ScheduleTable:
+    """The schedule that a render was to follow: the reference's where that is shared, else its own."""
+    key = record.inputs_key if "schedule" in record.share else record.own_inputs_key
+    meta = json.loads(store.inputs_path(key or "").with_suffix(".json").read_text())
+    return ScheduleTable(**meta["schedule"])
+
+
 def _used(store: Store, record: RenderRecord, folder: Path) -> tuple[Shared, ScheduleTable]:
     """The inputs that a render really used: shared factors from the reference, the rest its own."""
     from safetensors.torch import load_file, save_file
@@ -153,8 +167,8 @@ def _used(store: Store, record: RenderRecord, folder: Path) -> tuple[Shared, Sch
         },
         str(path),
     )
-    meta = metas[taken["schedule"]]
-    given = {"latent_dtype": "float32", "image_scale": metas[taken["image"]].get("image_scale")}
-    path.with_suffix(".json").write_text(json.dumps({**meta, **given}))
-    found = Shared(path, factors, "float32")
-    return found, ScheduleTable(**meta["schedule"])
+    table = schedule_used(store, record)
+    scale = metas[taken["image"]].get("image_scale")
+    meta = {"schedule": asdict(table), "latent_dtype": "float32", "image_scale": scale}
+    path.with_suffix(".json").write_text(json.dumps(meta))
+    return Shared(path, factors, "float32"), table

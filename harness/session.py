@@ -20,12 +20,13 @@ from harness.errors import (
 )
 from harness.judging import Judging
 from harness.plan import make_plan
+from harness.probing import probe_pairs
 from harness.provenance import current_commit
 from harness.records import EQUIVALENT, NOT_EQUIVALENT, PairResult, RunResult
 from harness.runner import ExecutionSettings, ProgressSink, SweepShare, render
 from harness.store import Store
 
-Until = Literal["render", "judge"]
+Until = Literal["render", "judge", "probe"]
 
 
 def exit_code(pairs: Sequence[PairResult]) -> int:
@@ -54,6 +55,8 @@ def run(
 ) -> tuple[Path, RunResult | None]:
     """Carry out a configuration; return the run folder and its result (None after `render`).
 
+    `probe` renders nothing: the verdicts are local ones.
+
     Everything already in the store is reused. `verdict.json` appears whole or not at all, and
     `results/latest` points at the newest run that has one. `connect` starts the workers. `sweep` is
     there when this is one job of several. Raises `ParityError`.
@@ -63,10 +66,13 @@ def run(
     folder = _new_folder(config.results)
     settings = ExecutionSettings(config.timeout_s, tuple(plugins), folder, connect)
     hold_one_gpu([job.variant.options for job in plan.jobs])
-    rendered = render(plan, store, settings, progress, sweep)
-    if until == "render":
-        return folder, None
-    pairs = Judging(config, store, settings, progress, rendered).pairs()
+    if until == "probe":
+        pairs = probe_pairs(config, plugins, store, folder / "logs", connect)
+    else:
+        rendered = render(plan, store, settings, progress, sweep)
+        if until == "render":
+            return folder, None
+        pairs = Judging(config, store, settings, progress, rendered).pairs()
     result = RunResult(
         run=folder.name,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),

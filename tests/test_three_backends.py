@@ -54,6 +54,10 @@ def test_native_policies_move_it_visibly_and_each_is_named(pairs) -> None:
     assert _latents(pair) > 100 * _latents(pairs["sat"])
     named = {f["known"] for f in pair["findings"]}
     assert {"zero_snr_subset", "unconditional_branch", "guidance_target"} <= named
+    shares = {f["known"]: f["share"] for f in pair["findings"] if f["share"] is not None}
+    assert shares.keys() == {"zero_snr_subset", "unconditional_branch"}
+    assert sum(shares.values()) == pytest.approx(1)
+    assert min(shares.values()) > 0
     # In float32 both stacks keep float32 latents, so that policy does not differ here.
     assert "sampler_state_dtype" not in named
 

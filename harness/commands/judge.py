@@ -13,6 +13,7 @@ from harness.errors import ParityError
 if TYPE_CHECKING:
     from harness.config import RunConfig
     from harness.records import RunResult
+    from harness.session import Until
 
 _EXAMPLES = """\
   parity judge experiment=demo
@@ -40,14 +41,14 @@ def job(config: RunConfig, request: Request) -> int:
     return judged(config, request)[1].exit_code
 
 
-def judged(config: RunConfig, request: Request) -> tuple[Path, RunResult]:
+def judged(config: RunConfig, request: Request, until: Until = "judge") -> tuple[Path, RunResult]:
     """Render and judge with progress on stderr, print the matrix, return run folder and result."""
 
     from harness import report, session
 
     with report.Progress(board=board(request)) as progress:
         folder, result = session.run(
-            config, request.plugins, request.command, progress, sweep=request.sweep
+            config, request.plugins, request.command, progress, until, sweep=request.sweep
         )
     if result is None:
         raise ParityError(f"the run in {folder} ended without verdicts")

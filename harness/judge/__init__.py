@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from backends.base import Case
 from harness.frames import read_frames
 from harness.judge.causes import causes, summarise
 from harness.judge.decide import decide, equal_bits, missing
@@ -64,12 +65,14 @@ def exact_findings(
     if local is not None and local.data is not None:
         a, b = local.data.reference.full.pipeline, local.data.candidate.full.pipeline
     different = {name for name in a.policies if a.policies[name] != b.policies.get(name)}
-    return [
+    found = [
         *(local.declared if local is not None else []),
         *compare_pipelines(a, b),
         *compare_own_inputs(store, reference, candidate, candidate.share, different),
         *compare_noise(reference, candidate),
     ]
+    shares = local.shares if local is not None else {}
+    return [f.model_copy(update={"share": shares.get(f.known or "")}) for f in found]
 
 
 def needs_probe(store: Store, reference: RenderRecord, candidate: RenderRecord) -> bool:
@@ -107,9 +110,7 @@ def judge_pair(
     else:
         verdict, reasons = lost
     places = local.places if local is not None else {}
-    different = verdict in ("bug", "broken")
-    named = causes(parts.evidence, parts.findings, places) if different else []
-    findings = [*named, *parts.findings]
+    findings = _findings(verdict, parts.evidence, parts.findings, local)
     case, names = reference[0].case["name"], (reference[0], candidate[0])
     cost = sum(record.guided_calls for _, record in labelled)
     cost += local.guided_calls if local is not None else 0
@@ -141,6 +142,50 @@ def judge_pair(
         evidence=parts.evidence,
         blocks=[distance for place in places.values() for distance in place.scan],
     )  # fmt: skip
+
+
+def judge_unrendered(
+    case: Case,
+    names: tuple[str, str],
+    share: Sequence[str],
+    local: Local | None,
+    lost: tuple[VerdictName, str] | None,
+) -> PairResult:
+    """The verdict of a local comparison without any render; `names` are reference and candidate.
+
+    `lost` is the verdict and its reason where a side could not be opened.
+    """
+    findings: list[Finding] = []
+    evidence = local.evidence if local is not None else []
+    cost = local.guided_calls if local is not None else 0
+    if lost is None:
+        if local is not None and local.data is not None:
+            sides = (local.data.reference.full, local.data.candidate.full)
+            findings = [*local.declared, *compare_pipelines(sides[0].pipeline, sides[1].pipeline)]
+        verdict, reasons = decide([], [], findings, evidence, None, probed=local is not None)
+        findings = _findings(verdict, evidence, findings, local)
+    else:
+        verdict, reasons = lost[0], [lost[1]]
+    return PairResult(
+        case=case.name, model=case.model, reference=names[0], candidate=names[1],
+        verdict=verdict, reasons=reasons, findings=findings, share=list(share), seeds=[],
+        distances=[], floor=[], scores={}, floor_scores={}, renders={}, cost_guided_calls=cost,
+        summary=summarise(case.name, *names, verdict, reasons, findings, cost), evidence=evidence,
+        blocks=[] if local is None else [d for p in local.places.values() for d in p.scan],
+    )  # fmt: skip
+
+
+def _findings(
+    verdict: VerdictName,
+    evidence: Sequence[Evidence],
+    exact: Sequence[Finding],
+    local: Local | None,
+) -> list[Finding]:
+    """What the exact gate found, after the causes where the two differ."""
+    if verdict not in ("bug", "broken"):
+        return list(exact)
+    places = local.places if local is not None else {}
+    return [*causes(evidence, exact, places), *exact]
 
 
 def _summary(

@@ -75,7 +75,7 @@ def decide(
         return "inconclusive", [_sentence(e) for e in unscored]
     agreed = sum(e.outcome == "agrees" for e in evidence)
     local = f"All {agreed} checks agree, stage by stage on the same inputs."
-    policies = sorted({str(f.known) for f in findings if acts(f)})
+    policies = list(dict.fromkeys(_policy(f) for f in findings if acts(f)))
     if policies:
         return "policy", [local, f"Registered policies differ: {', '.join(policies)}."]
     if divergence is None:
@@ -96,6 +96,11 @@ def decide(
         local,
         "The divergence exceeds its error budget; more seeds would decide.",
     ]
+
+
+def _policy(finding: Finding) -> str:
+    share = "" if finding.share is None else f" ({finding.share:.0%} of the gap)"
+    return f"{finding.known}{share}"
 
 
 def _sentence(evidence: Evidence) -> str:

@@ -22,6 +22,20 @@ def _relative(a: NDArray[np.float32], b: NDArray[np.float32]) -> list[float]:
     ]
 
 
+def same_frames(a: RenderRecord, b: RenderRecord) -> bool:
+    """Whether both have float frames, equal in every bit."""
+    return (
+        a.frames is not None
+        and b.frames is not None
+        and a.frames.float_digest == b.frames.float_digest
+    )
+
+
+def same_result(a: RenderRecord, b: RenderRecord) -> bool:
+    """Whether final latents and float frames are equal in every bit."""
+    return same_frames(a, b) and a.latents_digest == b.latents_digest
+
+
 def compare_traces(store: Store, reference: RenderRecord, candidate: RenderRecord) -> SeedDistances:
     """Distances of two finished renders of one case and seed.
 
@@ -33,7 +47,6 @@ def compare_traces(store: Store, reference: RenderRecord, candidate: RenderRecor
     pairs = zip(reference.steps, candidate.steps, strict=False)
     differing = (i for i, (r, c) in enumerate(pairs) if r.latents_digest != c.latents_digest)
     final_a, final_b = a["final_latents"], b["final_latents"]
-    frames_a, frames_b = reference.frames, candidate.frames
     return SeedDistances(
         seed=reference.seed,
         latents_rel_l2=latent_distance(final_a, final_b)
@@ -43,8 +56,6 @@ def compare_traces(store: Store, reference: RenderRecord, candidate: RenderRecor
         if same_steps
         else [],
         first_step=next(differing, None),
-        frames_equal=frames_a is not None
-        and frames_b is not None
-        and frames_a.float_digest == frames_b.float_digest,
+        frames_equal=same_frames(reference, candidate),
         latents_equal=reference.latents_digest == candidate.latents_digest,
     )

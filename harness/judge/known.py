@@ -6,6 +6,7 @@ equalises it (None: nothing does, and in exact arithmetic nothing needs to).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.records import Finding
@@ -104,3 +105,9 @@ def acts(finding: Finding) -> bool:
         return False
     row = next((row for row in KNOWN if row.id == finding.known), None)
     return row is None or row.factor is not None
+
+
+def acting(findings: Sequence[Finding]) -> list[KnownDifference]:
+    """The registered differences among `findings` that a match factor would equalise, each once."""
+    named = {finding.known for finding in findings}
+    return [row for row in KNOWN if row.id in named and row.factor is not None]

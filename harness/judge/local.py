@@ -61,8 +61,8 @@ def _collapse(data: LocalData) -> Iterator[Evidence]:
     yield _plain("collapse.initial", "noise", a, b, "own.initial", 1e-6,
                  "initial latents from the same noise")  # fmt: skip
     yield _transformer(data)
-    yield _guidance(data)
-    yield _solver(data)
+    yield _guidance(data, b, "collapse")
+    yield _solver(data, a, b, "collapse", SOLVER_LIMIT)
     yield _stage("decoder", "frames", _decode_distance(a, b), _member_decode(data))
 
 
@@ -268,9 +268,12 @@ def guided(
     return (math.sqrt(c) * given.astype(np.float64) - native) / math.sqrt(1 - c)
 
 
-def _guidance(data: LocalData) -> Evidence:
-    """The candidate's own branches, combined with the reference's scale, must give its velocity."""
-    a, b = data.reference.full, data.candidate.full
+def _guidance(data: LocalData, b: Answers, stage: str) -> Evidence:
+    """The candidate's own branches, combined with the reference's scale, must give its velocity.
+
+    At any precision: both stacks combine in float32, whatever made the branches.
+    """
+    a = data.reference.full
     worst, where, told = 0.0, (data.steps[0], data.settings.seeds[0]), ""
     bound = GUIDANCE_LIMIT
     for step in data.steps:
@@ -284,8 +287,8 @@ def _guidance(data: LocalData) -> Evidence:
             if value > worst:
                 worst, where, told = value, (step, seed), found
     return Evidence(
-        stage="collapse",
-        check="collapse.guidance",
+        stage=stage,
+        check=f"{stage}.guidance",
         component="guidance",
         outcome="agrees" if worst <= bound else "differs",
         detail=f"guided velocity from the candidate's own branches: {worst:.3g}, limit"
@@ -319,34 +322,34 @@ def _guidance_error(
     return float(np.linalg.norm(came.ravel() - expected.ravel()) / size), told
 
 
-def _solver(data: LocalData) -> Evidence:
+def _solver(data: LocalData, a: Answers, b: Answers, stage: str, bound: float) -> Evidence:
     """All solver steps on the same velocities and draws; the first step past the limit is named."""
-    a, b = data.reference.full, data.candidate.full
-    worst, first, at = 0.0, None, data.settings.seeds[0]
-    for seed in data.settings.seeds[:2]:
-        x, y = a.tensors[f"solve.s{seed}.states"], b.tensors[f"solve.s{seed}.states"]
-        if x.shape != y.shape:
-            worst, first, at = math.inf, 0, seed
-            continue
-        for step, (p, q) in enumerate(zip(x, y, strict=True)):
-            value = relative(p, q)
-            if value > worst:
-                worst, at = value, seed
-            if value > SOLVER_LIMIT and (first is None or step < first):
-                first = step
+    values = {s: _solver_gaps(a, b, s) for s in data.settings.seeds[:2]}
+    at = max(values, key=lambda s: max(values[s]))
+    worst = max(values[at])
+    past = [k for gaps in values.values() for k, gap in enumerate(gaps) if gap > bound]
+    first = min(past, default=None)
     return Evidence(
-        stage="collapse",
-        check="collapse.solver",
+        stage=stage,
+        check=f"{stage}.solver",
         component="solver",
-        outcome="agrees" if worst <= SOLVER_LIMIT else "differs",
-        detail=f"solver states in float32 on the same velocities and noise: {worst:.3g}, limit"
-        f" {SOLVER_LIMIT:.3g}" + (f", from step {first} on" if first is not None else ""),
+        outcome="agrees" if worst <= bound else "differs",
+        detail=f"solver states on the same velocities and noise: {worst:.3g}, limit {bound:.3g}"
+        + (f", from step {first} on" if first is not None else ""),
         value=worst,
-        limit=SOLVER_LIMIT,
+        limit=bound,
         unit="relative L2",
         step=first,
         seed=at,
     )
+
+
+def _solver_gaps(a: Answers, b: Answers, seed: int) -> list[float]:
+    """The distance of the two sides' states after every solver step."""
+    x, y = a.tensors[f"solve.s{seed}.states"], b.tensors[f"solve.s{seed}.states"]
+    if x.shape != y.shape:
+        return [math.inf]
+    return [relative(p, q) for p, q in zip(x, y, strict=True)]
 
 
 def _order(data: LocalData) -> Iterator[Evidence]:
@@ -388,6 +391,9 @@ def _oracle(data: LocalData) -> Iterator[Evidence]:
     o, a, b = data.reference.full, data.reference.reduced, data.candidate.reduced
     if a is None or b is None:
         return
+    yield _guidance(data, b, "oracle")
+    healthy = max(max(_solver_gaps(o, a, s)) for s in data.settings.seeds[:2])
+    yield _solver(data, o, b, "oracle", max(SOLVER_LIMIT, 2 * healthy))
     for component, names, calibration, members in _oracle_points(data):
         ratios = [
             median(_ratio(o.tensors[n], a.tensors[n], b.tensors[n]) for n in group)

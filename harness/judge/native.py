@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from backends.base import Case, ScheduleTable
 from backends.noise import draw_slot, standard_normal
 from backends.sketch import sketch_array
 from harness.frames import quantise
@@ -17,7 +18,7 @@ from harness.judge.limits import UNIT_ROUNDOFF, limit, relative
 from harness.judge.solver import Vector, replay
 from harness.local_probe import TRANSFORMER_MEMBERS, LocalData
 from harness.native_probe import Links
-from harness.records import Component, Evidence
+from harness.records import Component, Evidence, RenderRecord
 
 NATIVE_FACTOR = 8.0
 """Guidance amplifies the branches' rounding by an amount that depends on the latents; twice the factor
@@ -36,11 +37,33 @@ def judge_native(links: Links, local: LocalData) -> list[Evidence]:
     """The chain along one render, from its initial latents to its frames."""
     precision = str(links.record.variant["options"].get("dtype", "float32"))
     unit = UNIT_ROUNDOFF.get(precision, 2.0**-9)
+    found = list(_latents(links, unit))
+    if links.steps:
+        found += [_velocity(links, local, reduced=precision != "float32"), _scales(links)]
+    return [*found, *_frames(links, local)]
+
+
+def judge_walk(role: str, record: RenderRecord, table: ScheduleTable) -> list[Evidence]:
+    """Whether a render's loop made the steps of its case at the timesteps of `table`. Needs no probe."""
+    wanted, made = table.timesteps, [step.timestep for step in record.steps]
+    other = next((k for k, (a, b) in enumerate(zip(wanted, made, strict=False)) if a != b), None)
+    asked = Case(**record.case).solver_steps
+    if len(made) != asked:
+        said = f"{len(made)} steps, and {asked} were asked for"
+    elif other is not None:
+        said = f"timestep {made[other]} where its schedule has {wanted[other]}"
+    else:
+        return []
     return [
-        *_latents(links, unit),
-        _velocity(links, local, reduced=precision != "float32"),
-        _scales(links),
-        *_frames(links, local),
+        Evidence(
+            stage="native",
+            check=f"native.{role}.walk",
+            component="loop",
+            outcome="differs",
+            detail=f"{role}'s own run made {said}",
+            step=other,
+            seed=record.seed,
+        )
     ]
 
 
@@ -98,7 +121,7 @@ def _latents(links: Links, unit: float) -> Iterator[Evidence]:
     )
     errors = [_passed_on(a, b) for a, b in zip(steps, results, strict=True)]
     value, at = _worst(errors)
-    bound = max(REPLAY_LIMIT, 8 * unit)
+    bound = max(REPLAY_LIMIT, 4 * unit)
     first = next((k for k, error in enumerate(errors) if error > bound), at)
     yield _evidence(links, "solver", "solver", "each solver step replayed in float64",
                     value, bound, "relative L2", first)  # fmt: skip
@@ -146,6 +169,14 @@ def _member_velocities(local: LocalData, step: int) -> list[float]:
         )
         for member in TRANSFORMER_MEMBERS
     ]
+
+
+def healthy_velocity(local: LocalData) -> float:
+    """How far guided velocities lie apart on equal inputs where nothing is wrong, at the run's
+    precision; the largest over the probed steps."""
+    if local.candidate.reduced is not None:
+        return max(_reduced_error(local, k) for k in local.steps)
+    return max(max(_member_velocities(local, k)) for k in local.steps)
 
 
 def _reduced_error(local: LocalData, step: int) -> float:

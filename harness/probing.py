@@ -1,0 +1,74 @@
+"""`parity probe`: the local verdict alone. Stages on the same inputs; no video is rendered.
+
+It answers "do the two compute the same?" for a fraction of a render's cost, and cannot answer "does
+the loop that users call do what its stages do?": that takes a render.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from backends.base import Case, Variant
+from backends.questions import Question
+from harness.comparison import compare_locally, equalising
+from harness.config import CandidateSpec, RunConfig, VariantSpec
+from harness.connect import Connector, in_own_process
+from harness.errors import WorkerError
+from harness.judge import judge_unrendered
+from harness.local_probe import FULL_PRECISION
+from harness.prober import Prober, Shared, Target
+from harness.records import PairResult, PipelineRecord, VerdictName
+from harness.store import Store
+from harness.worker_client import RemoteError
+
+
+def probe_pairs(
+    config: RunConfig,
+    plugins: Sequence[str],
+    store: Store,
+    logs: Path,
+    connect: Connector = in_own_process,
+) -> list[PairResult]:
+    """The local verdict of every case and candidate. Raises `ParityError`."""
+    with Prober(store, connect, plugins, config.timeout_s, logs) as prober:
+        return [
+            _pair(prober, store, config, case, candidate)
+            for case in config.cases
+            for candidate in config.candidates
+        ]
+
+
+def _pair(
+    prober: Prober, store: Store, config: RunConfig, case: Case, candidate: CandidateSpec
+) -> PairResult:
+    mine, other = _target(config.reference), _target(candidate)
+    names = (config.reference.name, candidate.name)
+    try:
+        pipelines = (
+            _identity(prober, case, mine, config.judge.probe_seeds[0]),
+            _identity(prober, replace(case, **candidate.case), other, config.judge.probe_seeds[0]),
+        )
+        local = compare_locally(
+            prober, store, case, mine, other, (), config.judge, equalising(*pipelines),
+            candidate.case,
+        )  # fmt: skip
+    except (RemoteError, WorkerError) as error:
+        return judge_unrendered(case, names, candidate.match.share, None, _lost(error))
+    return judge_unrendered(case, names, candidate.match.share, local, None)
+
+
+def _target(spec: VariantSpec) -> Target:
+    variant = Variant(spec.name, spec.backend, spec.options, spec.patch)
+    return Target(variant, spec.python, spec.threads)
+
+
+def _identity(prober: Prober, case: Case, target: Target, seed: int) -> PipelineRecord:
+    own = Question("own", "own", seed=seed)
+    return prober.ask(target.at(FULL_PRECISION), case, Shared(), [own], {}).pipeline
+
+
+def _lost(error: RemoteError | WorkerError) -> tuple[VerdictName, str]:
+    absent = isinstance(error, RemoteError) and error.outcome == "unsupported"
+    return ("unsupported" if absent else "error"), str(error)
