@@ -19,7 +19,7 @@ from harness.judge.blocks import Place, first_non_finite, locate
 from harness.judge.distances import same_result
 from harness.judge.jumps import judge_jumps
 from harness.judge.local import judge_local
-from harness.judge.native import healthy_velocity, judge_native, judge_walk
+from harness.judge.native import healthy_velocity, judge_itself, judge_native, judge_walk
 from harness.local_probe import (
     FULL_PRECISION,
     OTHER_MEMBERS,
@@ -30,7 +30,13 @@ from harness.local_probe import (
     scan_as_run,
     scan_pair,
 )
-from harness.native_probe import beyond_the_render, probe_links, read_trace, schedule_used
+from harness.native_probe import (
+    ask_itself,
+    beyond_the_render,
+    probe_links,
+    read_trace,
+    schedule_used,
+)
 from harness.prober import Prober, Target
 from harness.records import Component, Evidence, Finding, PipelineRecord, RenderRecord
 from harness.store import Store
@@ -135,6 +141,9 @@ def _links(
             used = "plain" if role == "reference" or member is None else member
             links = probe_links(prober, store, case, sides[0], record, role, used, outer)
             found += judge_native(links, data)
+            if role == "candidate":
+                itself = ask_itself(prober, store, case, sides[1], record, outer)
+                found += judge_itself(links, itself)
         if not declared:
             a, b = (read_trace(store, record) for record in pair)
             found += judge_jumps(a, b, data.steps, healthy_velocity(data), pair[0].seed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from statistics import median
 from typing import Any
 
@@ -18,6 +18,7 @@ from harness.judge.limits import UNIT_ROUNDOFF, limit, relative
 from harness.judge.solver import Vector, replay
 from harness.local_probe import TRANSFORMER_MEMBERS, LocalData
 from harness.native_probe import Links
+from harness.prober import Array
 from harness.records import Component, Evidence, RenderRecord
 
 NATIVE_FACTOR = 8.0
@@ -65,6 +66,25 @@ def judge_walk(role: str, record: RenderRecord, table: ScheduleTable) -> list[Ev
             seed=record.seed,
         )
     ]
+
+
+def judge_itself(links: Links, itself: Mapping[str, Array]) -> Iterator[Evidence]:
+    """Whether a side's own run gave, bit for bit, what its stages give when they are asked again.
+
+    The contract of the stages; what breaks it lies in the loop, or after decoding, at any precision.
+    """
+    for k in links.steps:
+        ran, asked = links.trace[f"step_{k}.velocity"], itself[f"link.{k}.velocity"]
+        if not np.array_equal(ran, asked, equal_nan=True):
+            what = "its guided velocity against its own stages asked again"
+            gap = relative(ran, asked)
+            yield _evidence(links, "itself.transformer", "loop", what, gap, 0.0, "relative L2", k)
+            break
+    again = quantise(itself["link.frames"])
+    same = again.shape == links.frames.shape
+    gap = float(np.abs(again.astype(float) - links.frames).max()) if same else math.inf
+    yield _evidence(links, "itself.frames", "frames", "its frames against its own final latents"
+                    " decoded again", gap, 0.0, "grey levels")  # fmt: skip
 
 
 def _evidence(
