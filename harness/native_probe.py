@@ -83,22 +83,21 @@ def ask_itself(
 ) -> Mapping[str, Array]:
     """What the side that made `record` gives when its stages are asked for its links again, as it ran.
 
-    `link.<k>.velocity` on the inputs of its own steps (with `guided`), and `link.frames`.
+    `link.<k>.velocity` on the inputs of its own steps (with `guided`), and `decode.0.frames`; the last
+    velocity once more as `again.<k>.velocity`, and the frames as `decode.1.frames`.
     """
     trace = read_trace(store, record)
     probed = probe_steps(case.solver_steps) if guided else []
     steps = tuple(k for k in probed if f"step_{k}.in" in trace)
-    questions = [Question("frames", "decode", sources=("given.final",))]
+    questions = [Question("decode", "decode", sources=("given.final", "given.final"))]
     if steps:
         link = Question("link", "predict", seed=record.seed, steps=steps, source="given")
-        questions.append(link)
+        questions += [link, replace(link, id="again", steps=steps[-1:])]
     given = {f"given.{k}.in": trace[f"step_{k}.in"] for k in steps}
     given["given.final"] = trace["final_latents"]
     inputs = None if record.inputs_key is None else store.inputs_path(record.inputs_key)
     shared = Shared(inputs, tuple(record.share))
-    answers = prober.ask(side, case, shared, questions, given).tensors
-    velocities = {f"link.{k}.velocity": answers[f"link.{k}.velocity"] for k in steps}
-    return {**velocities, "link.frames": answers["frames.0.frames"]}
+    return prober.ask(side, case, shared, questions, given).tensors
 
 
 def beyond_the_render(

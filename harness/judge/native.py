@@ -28,6 +28,9 @@ that the branches themselves are held to."""
 REPLAY_LIMIT = 1e-4
 """Relative L2 of a sketched float32 step; sketches are sums of thousands of float32 values."""
 
+ITSELF_FACTOR = 4.0
+"""How much further than it repeats itself a side's run may lie from its own stages."""
+
 TILE_PX = 16
 FRAME_LIMIT, TILE_LIMIT, BIAS_LIMIT = 0.25, 0.6, 0.15
 """Grey levels between a frame and the decoder's own float32 frame, both quantised: root mean square over
@@ -69,22 +72,35 @@ def judge_walk(role: str, record: RenderRecord, table: ScheduleTable) -> list[Ev
 
 
 def judge_itself(links: Links, itself: Mapping[str, Array]) -> Iterator[Evidence]:
-    """Whether a side's own run gave, bit for bit, what its stages give when they are asked again.
+    """Whether a side's own run gave what its stages give when they are asked again (`ask_itself`).
 
-    The contract of the stages; what breaks it lies in the loop, or after decoding, at any precision.
+    That is the contract of the stages, to the bit; what breaks it lies in the loop or after decoding, at
+    any precision. A side that does not repeat itself to the bit is held to how far it repeats itself.
     """
-    for k in links.steps:
-        ran, asked = links.trace[f"step_{k}.velocity"], itself[f"link.{k}.velocity"]
-        if not np.array_equal(ran, asked, equal_nan=True):
-            what = "its guided velocity against its own stages asked again"
-            gap = relative(ran, asked)
-            yield _evidence(links, "itself.transformer", "loop", what, gap, 0.0, "relative L2", k)
-            break
-    again = quantise(itself["link.frames"])
-    same = again.shape == links.frames.shape
-    gap = float(np.abs(again.astype(float) - links.frames).max()) if same else math.inf
+    if links.steps:
+        last = links.steps[-1]
+        bound = ITSELF_FACTOR * relative(
+            itself[f"link.{last}.velocity"], itself[f"again.{last}.velocity"]
+        )
+        gaps = [
+            _apart(links.trace[f"step_{k}.velocity"], itself[f"link.{k}.velocity"])
+            for k in links.steps
+        ]
+        value, at = _worst(gaps)
+        yield _evidence(links, "itself.transformer", "loop", "its guided velocities against its own"
+                        " stages asked again", value, bound, "relative L2",
+                        links.steps[at or 0])  # fmt: skip
+    first, second = (quantise(itself[f"decode.{i}.frames"]).astype(float) for i in range(2))
+    bound = ITSELF_FACTOR * float(np.abs(first - second).max())
+    same = first.shape == links.frames.shape
+    value = float(np.abs(first - links.frames).max()) if same else math.inf
     yield _evidence(links, "itself.frames", "frames", "its frames against its own final latents"
-                    " decoded again", gap, 0.0, "grey levels")  # fmt: skip
+                    " decoded again", value, bound, "grey levels")  # fmt: skip
+
+
+def _apart(a: Array, b: Array) -> float:
+    """Relative distance; 0 where they are equal, what is not finite included: that is judged elsewhere."""
+    return 0.0 if np.array_equal(a, b, equal_nan=True) else relative(a, b)
 
 
 def _evidence(
@@ -194,9 +210,10 @@ def _member_velocities(local: LocalData, step: int) -> list[float]:
 def healthy_velocity(local: LocalData) -> float:
     """How far guided velocities lie apart on equal inputs where nothing is wrong, at the run's
     precision; the largest over the probed steps."""
-    if local.candidate.reduced is not None:
-        return max(_reduced_error(local, k) for k in local.steps)
-    return max(max(_member_velocities(local, k)) for k in local.steps)
+    exact = max(max(_member_velocities(local, k)) for k in local.steps)
+    if local.candidate.reduced is None:
+        return exact
+    return max(exact, *(_reduced_error(local, k) for k in local.steps))
 
 
 def _reduced_error(local: LocalData, step: int) -> float:
