@@ -99,7 +99,7 @@ def judge_itself(links: Links, itself: Mapping[str, Array]) -> Iterator[Evidence
 
 
 def _apart(a: Array, b: Array) -> float:
-    """Relative distance; 0 where they are equal, what is not finite included: that is judged elsewhere."""
+    """Relative distance; 0 where they are equal, what is not finite included; that is judged apart."""
     return 0.0 if np.array_equal(a, b, equal_nan=True) else relative(a, b)
 
 
