@@ -138,6 +138,7 @@ def judge_pair(
             )
         },
         cost_guided_calls=cost,
+        cost_locating_calls=local.locating_calls if local is not None else 0,
         summary=_summary(case, names, verdict, reasons, findings, cost),
         evidence=parts.evidence,
         blocks=[distance for place in places.values() for distance in place.scan],

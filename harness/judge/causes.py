@@ -100,13 +100,15 @@ def summarise(
     reasons: Sequence[str],
     findings: Sequence[Finding],
     cost: int,
+    remarks: Sequence[str] = (),
 ) -> str:
-    """The verdict in one paragraph that can be pasted into an issue."""
+    """The verdict in one paragraph that can be pasted into an issue; `remarks` follow the causes."""
     named = [f for f in findings if f.kind == "component"]
     policies = sorted({f.known for f in findings if f.known})
     parts = [f"{case}: {candidate} against {reference} is `{verdict}`."]
     if named:
-        parts.append("Cause: " + " ".join(f"[{f.component}] {f.detail}." for f in named))
+        parts.append("Cause: " + " ".join(f"[{_label(f)}] {f.detail}." for f in named))
+        parts += remarks
         parts.append(f"Next: {named[0].remedy}.")
     else:
         parts += list(reasons)
@@ -114,3 +116,8 @@ def summarise(
         parts.append(f"Known deliberate differences: {', '.join(policies)}.")
     parts.append(f"Cost: {cost} guided transformer calls.")
     return " ".join(parts)
+
+
+def _label(finding: Finding) -> str:
+    share = "" if finding.share is None else f", {finding.share:.0%} of the squared gap"
+    return f"{finding.component}{share}"
