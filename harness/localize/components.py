@@ -65,7 +65,7 @@ def divide(
     evidence: Sequence[Evidence],
 ) -> Division:
     """Divide the gap among those of the `named` components that can be exchanged."""
-    differing = [c for c in EXCHANGED if c in named]
+    differing: list[Component] = [c for c in EXCHANGED if c in named]
     if len(differing) < 2:
         return Division()
     if len(differing) > MOST_COMPONENTS:
@@ -88,7 +88,9 @@ def with_shares(prober: Prober, result: PairResult, local: Local | None) -> Pair
     if result.verdict != "bug" or local is None or local.data is None or local.sides is None:
         return result
     before = prober.fresh_calls
-    named = [f.component for f in result.findings if f.kind == "component" and f.component]
+    named: list[Component] = [
+        f.component for f in result.findings if f.kind == "component" and f.component
+    ]
     division = divide(prober, local.data, local.sides, named, result.evidence)
     if not division.shares and not division.says:
         return result
@@ -139,7 +141,9 @@ def shares_of(differing: Sequence[Component], gaps: Gaps) -> Division:
         shapley(list(differing), lambda chosen, i=i: float(gaps[frozenset(chosen)][i]))  # type: ignore[arg-type]
         for i in range(len(total))
     ]
-    values = {c: np.array([found[c] for found in per_seed]) for c in differing}
+    values: dict[Component, NDArray[np.float64]] = {
+        c: np.array([found[c] for found in per_seed]) for c in differing
+    }
     drawn = np.random.default_rng(0).integers(len(total), size=(RESAMPLES, len(total)))
     shares: list[Share] = []
     for component, found in values.items():
@@ -152,12 +156,13 @@ def shares_of(differing: Sequence[Component], gaps: Gaps) -> Division:
 
 
 def _cancelling(differing: Sequence[Component], gaps: Gaps, shares: Sequence[Share]) -> list[str]:
-    everything = frozenset(differing)
+    everything: frozenset[Component] = frozenset(differing)
     total = float(gaps[everything].mean())
     says: list[str] = []
     for share in shares:
         if share.share < 0:
-            without = float(gaps[everything - {share.component}].mean())
+            rest = frozenset(c for c in differing if c != share.component)
+            without = float(gaps[rest].mean())
             says.append(
                 f"{share.component} works against the rest ({share.share:.0%} of the gap): without its"
                 f" difference the gap would be {math.sqrt(without / total):.3g} times as large."
@@ -204,8 +209,8 @@ class _Exchange:
         self._tables = tuple(self._table(side) for side in (0, 1))
         steps = data.steps
         worst = {e.step for e in found if e.component in ("transformer", "guidance")}
-        ends = {steps[0], steps[len(steps) // 2], steps[-1]}
-        self._steps = sorted(ends | (worst & set(steps)))
+        ends = (steps[0], steps[len(steps) // 2], steps[-1])
+        self._steps = [step for step in steps if step in ends or step in worst]
 
     def gaps(self) -> Gaps:
         """v(S) for every set S of the components that differ."""

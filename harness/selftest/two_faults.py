@@ -65,9 +65,10 @@ def measure_pairs(rows: Iterable[Pair], path: Path, work: Path) -> Iterator[TwoF
 
 def _run(row: Pair, work: Path) -> TwoFaults:
     started = time.perf_counter()
-    first, second = ([fault.component, *fault.also] for fault in (row.first, row.second))
-    blank = TwoFaults(id=row.id, model=row.setting.model, places=(first, second))
-    again = row.first.second_render is not None or row.second.second_render is not None
+    first, second = row.first, row.second
+    places = [first.component, *first.also], [second.component, *second.also]
+    blank = TwoFaults(id=row.id, model=row.setting.model, places=places)
+    again = first.second_render is not None or second.second_render is not None
     try:
         _, pair = judged((*(("seeds=[0,1]",) if again else ()), *row.overrides), row.plugin, work)
     except ParityError as error:
