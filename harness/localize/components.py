@@ -71,7 +71,7 @@ def divide(
     if len(differing) > MOST_COMPONENTS:
         return Division(says=[f"The gap was not divided: {len(differing)} components differ."])
     try:
-        gaps = _Exchange(prober, data, sides, differing, evidence).gaps()
+        gaps = measured_gaps(prober, data, sides, differing, evidence)
     except (RemoteError, WorkerError, _CannotExchangeError) as error:
         return Division(says=[f"The gap could not be divided among the components: {error}"])
     division = shares_of(differing, gaps)
@@ -81,6 +81,20 @@ def divide(
             f"The shares leave out {' and '.join(outside)}, which the stages do not go through."
         )
     return division
+
+
+def measured_gaps(
+    prober: Prober,
+    data: LocalData,
+    sides: tuple[Target, Target],
+    differing: Sequence[Component],
+    evidence: Sequence[Evidence],
+) -> Gaps:
+    """v(S) for every set S of the `differing` components.
+
+    Raises `RemoteError` or `WorkerError` as `Prober` does.
+    """
+    return _Exchange(prober, data, sides, differing, evidence).gaps()
 
 
 def with_shares(prober: Prober, result: PairResult, local: Local | None) -> PairResult:
