@@ -30,6 +30,16 @@ _STEP: tuple[Component, ...] = ("schedule", "guidance", "solver")
 """What a solver step is made of."""
 
 
+_FRAMES: tuple[Component, tuple[Component, ...]] = "frames", ("decoder",)
+
+_EXPLAINED: Mapping[str, tuple[Component, tuple[Component, ...]]] = {
+    "transformer": ("loop", _VELOCITY),
+    "solver": ("loop", _STEP),
+}
+"""Of a native check by its last name: what it stands for where no stage explains it, and which would.
+The checks of the frames have several names, all with `_FRAMES`."""
+
+
 def causes(
     evidence: Sequence[Evidence],
     exact: Sequence[Finding],
@@ -60,13 +70,32 @@ def _component(item: Evidence, staged: Container[Component | None]) -> Component
         return item.component
     name = item.check.rsplit(".", 1)[-1]
     if name in ("frames", "region", "bias"):
-        return None if "decoder" in staged else "frames"
-    if name == "transformer":
-        # The guided velocity of a loop: what it is made of may be to blame.
-        return None if any(c in staged for c in _VELOCITY) else "loop"
-    if name == "solver":
-        return None if any(c in staged for c in _STEP) else "loop"
-    return item.component
+        stands_for, parts = _FRAMES
+    elif name in _EXPLAINED:
+        stands_for, parts = _EXPLAINED[name]
+    else:
+        return item.component
+    return None if any(c in staged for c in parts) else stands_for
+
+
+def obscured(evidence: Sequence[Evidence]) -> list[str]:
+    """What cannot be told yet: native checks that differ where a stage that differs explains them.
+
+    A second fault around that stage would show in the same check only.
+    """
+    differing = [e for e in evidence if e.outcome == "differs"]
+    staged = {e.component for e in differing if e.stage != "native"}
+    behind: dict[Component, list[Component]] = {}
+    for item in differing:
+        if item.stage == "native" and _component(item, staged) is None:
+            name = item.check.rsplit(".", 1)[-1]
+            hidden, parts = _EXPLAINED.get(name, _FRAMES)
+            behind[hidden] = [c for c in parts if c in staged]
+    return [
+        f"Whether the {hidden} {'are' if hidden == 'frames' else 'is'} at fault, too, shows only once"
+        f" the {' and '.join(parts)} {'is' if len(parts) == 1 else 'are'} mended."
+        for hidden, parts in behind.items()
+    ]
 
 
 def _finding(

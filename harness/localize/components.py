@@ -8,10 +8,9 @@ components S make in the reference, y the decoded frames if the decoder differs,
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, combinations
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,9 +22,9 @@ from numpy.typing import NDArray
 from backends.base import ScheduleTable
 from backends.questions import Question
 from harness.errors import WorkerError
-from harness.judge.causes import summarise
+from harness.judge.causes import obscured, summarise
 from harness.judge.limits import relative
-from harness.local_probe import FULL_PRECISION, LocalData, reduced_precision
+from harness.local_probe import FULL_PRECISION, LocalData, reduced_precision, share_inputs
 from harness.localize.chains import EXCHANGED, Call, Chains, image, start
 from harness.localize.search import shapley
 from harness.prober import Answers, Array, Prober, Shared, Target
@@ -38,8 +37,9 @@ if TYPE_CHECKING:
 MOST_COMPONENTS = 6
 """Exact shares need 2^n runs."""
 
-MOST_CALLS = 100
-"""Guided calls that the shares may cost; seeds are given up for it, down to two."""
+MOST_CALLS = 40
+"""Guided calls that the shares may cost, so that they stay below those of the verdict; seeds are given up
+for it, down to two."""
 
 CANCELLING = 1.25
 """How much more than the gap the parts must make alone for it to be said."""
@@ -115,6 +115,8 @@ def with_shares(prober: Prober, result: PairResult, local: Local | None) -> Pair
         if f.kind == "component" and f.component else f
         for f in result.findings
     ]  # fmt: skip
+    # The largest share first; what has none keeps its place in the order of the data flow.
+    findings.sort(key=lambda f: -(f.share or 0.0) if f.kind == "component" else math.inf)
     cost = result.cost_guided_calls + calls
     return result.model_copy(
         update={
@@ -125,7 +127,7 @@ def with_shares(prober: Prober, result: PairResult, local: Local | None) -> Pair
             "cost_locating_calls": result.cost_locating_calls + calls,
             "summary": summarise(
                 result.case, result.reference, result.candidate, result.verdict, result.reasons,
-                findings, cost, division.says,
+                findings, cost, [*division.says, *obscured(result.evidence)],
             ),
         }
     )  # fmt: skip
@@ -161,7 +163,8 @@ def shares_of(differing: Sequence[Component], gaps: Gaps) -> Division:
     drawn = np.random.default_rng(0).integers(len(total), size=(RESAMPLES, len(total)))
     shares: list[Share] = []
     for component, found in values.items():
-        again = found[drawn].mean(axis=1) / total[drawn].mean(axis=1)
+        with np.errstate(divide="ignore", invalid="ignore"):  # a resample may have no gap
+            again = found[drawn].mean(axis=1) / total[drawn].mean(axis=1)
         low, high = np.quantile(again, [0.025, 0.975])
         mean = float(found.mean() / total.mean())
         shares.append(Share(component=component, share=mean, low=float(low), high=float(high)))
@@ -303,14 +306,11 @@ class _Exchange:
         return tensors
 
     def _shared(self, text: int, schedule: int, folder: Path) -> Shared:
-        from safetensors.numpy import save_file
-
-        path = folder / f"text{text}-schedule{schedule}.safetensors"
-        own = self._of(text).tensors
-        save_file({name: own[f"own.{name}"] for name in ("text", "negative_text")}, path)
-        scale = self._data.reference.full.pipeline.policies.get("image_scale")
-        meta = {"schedule": asdict(self._tables[schedule]), "latent_dtype": "float32"}
-        path.with_suffix(".json").write_text(json.dumps(meta | {"image_scale": scale}))
+        """Text of one side and the schedule of one, the image's scale being the reference's."""
+        here = folder / f"text{text}-schedule{schedule}"
+        here.mkdir(exist_ok=True)
+        own = replace(self._of(text), pipeline=self._data.reference.full.pipeline)
+        path = share_inputs(own, self._tables[schedule], here, "float32")
         return Shared(path, ("text", "unconditional", "schedule", "image"), "float32")
 
 
