@@ -38,8 +38,8 @@ MOST_COMPONENTS = 6
 """Exact shares need 2^n runs."""
 
 MOST_CALLS = 40
-"""Guided calls that the shares may cost, so that they stay below those of the verdict; seeds are given up
-for it, down to two."""
+"""Guided calls that the shares may cost, so that they stay below the verdict's; seeds are given up for
+it, down to two."""
 
 CANCELLING = 1.25
 """How much more than the gap the parts must make alone for it to be said."""
@@ -154,7 +154,7 @@ def shares_of(differing: Sequence[Component], gaps: Gaps) -> Division:
             f"{_list(differing)} cancel: together they leave no gap, although alone they make one."
         ])  # fmt: skip
     per_seed = [
-        shapley(list(differing), lambda chosen, i=i: float(gaps[frozenset(chosen)][i]))  # type: ignore[arg-type]
+        shapley(differing, {chosen: float(found[i]) for chosen, found in gaps.items()}.__getitem__)
         for i in range(len(total))
     ]
     values: dict[Component, NDArray[np.float64]] = {
@@ -178,13 +178,13 @@ def _cancelling(differing: Sequence[Component], gaps: Gaps, shares: Sequence[Sha
     says: list[str] = []
     for share in shares:
         if share.share < 0:
-            rest = frozenset(c for c in differing if c != share.component)
+            rest: frozenset[Component] = frozenset(differing) - {share.component}
             without = float(gaps[rest].mean())
             says.append(
                 f"{share.component} works against the rest ({share.share:.0%} of the gap): without its"
                 f" difference the gap would be {math.sqrt(without / total):.3g} times as large."
             )
-    alone = sum(float(gaps[frozenset({c})].mean()) for c in differing)
+    alone = sum(float(v.mean()) for chosen, v in gaps.items() if len(chosen) == 1)
     if alone > CANCELLING * total:
         says.append(
             f"Alone, {_list(differing)} make {alone / total:.3g} times the squared gap that they make"

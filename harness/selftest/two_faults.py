@@ -66,7 +66,10 @@ def measure_pairs(rows: Iterable[Pair], path: Path, work: Path) -> Iterator[TwoF
 def _run(row: Pair, work: Path) -> TwoFaults:
     started = time.perf_counter()
     first, second = row.first, row.second
-    places = [first.component, *first.also], [second.component, *second.also]
+    places: tuple[list[Component], list[Component]] = (
+        [first.component, *first.also],
+        [second.component, *second.also],
+    )
     blank = TwoFaults(id=row.id, model=row.setting.model, places=places)
     again = first.second_render is not None or second.second_render is not None
     try:
