@@ -35,9 +35,11 @@ _FRAMES: tuple[Component, tuple[Component, ...]] = "frames", ("decoder",)
 _EXPLAINED: Mapping[str, tuple[Component, tuple[Component, ...]]] = {
     "transformer": ("loop", _VELOCITY),
     "solver": ("loop", _STEP),
+    "frames": _FRAMES,
+    "region": _FRAMES,
+    "bias": _FRAMES,
 }
-"""Of a native check by its last name: what it stands for where no stage explains it, and which would.
-The checks of the frames have several names, all with `_FRAMES`."""
+"""Of a native check by its last name: what it stands for where no stage explains it, and which would."""
 
 
 def causes(
@@ -66,16 +68,17 @@ def _component(item: Evidence, staged: Container[Component | None]) -> Component
     """The component that a differing check stands for; None where a stage already says it."""
     if item.stage == "free" or item.stage == "statistics":
         return None
-    if item.stage != "native":
+    explained = _explained(item)
+    if explained is None:
         return item.component
-    name = item.check.rsplit(".", 1)[-1]
-    if name in ("frames", "region", "bias"):
-        stands_for, parts = _FRAMES
-    elif name in _EXPLAINED:
-        stands_for, parts = _EXPLAINED[name]
-    else:
-        return item.component
+    stands_for, parts = explained
     return None if any(c in staged for c in parts) else stands_for
+
+
+def _explained(item: Evidence) -> tuple[Component, tuple[Component, ...]] | None:
+    if item.stage != "native":
+        return None
+    return _EXPLAINED.get(item.check.rsplit(".", 1)[-1])
 
 
 def obscured(evidence: Sequence[Evidence]) -> list[str]:
@@ -87,10 +90,10 @@ def obscured(evidence: Sequence[Evidence]) -> list[str]:
     staged = {e.component for e in differing if e.stage != "native"}
     behind: dict[Component, list[Component]] = {}
     for item in differing:
-        if item.stage == "native" and _component(item, staged) is None:
-            name = item.check.rsplit(".", 1)[-1]
-            hidden, parts = _EXPLAINED.get(name, _FRAMES)
-            behind[hidden] = [c for c in parts if c in staged]
+        if explained := _explained(item):
+            hidden, parts = explained
+            if by := [c for c in parts if c in staged]:
+                behind[hidden] = by
     return [
         f"Whether the {hidden} {'are' if hidden == 'frames' else 'is'} at fault, too, shows only once"
         f" the {' and '.join(parts)} {'is' if len(parts) == 1 else 'are'} mended."
