@@ -92,7 +92,8 @@ def obscured(evidence: Sequence[Evidence]) -> list[str]:
     for item in differing:
         if explained := _explained(item):
             hidden, parts = explained
-            if by := [c for c in parts if c in staged]:
+            by: list[Component] = [c for c in parts if c in staged]
+            if by:
                 behind[hidden] = by
     return [
         f"Whether the {hidden} {'are' if hidden == 'frames' else 'is'} at fault, too, shows only once"

@@ -12,6 +12,8 @@ from harness.selftest.measure import CAUGHT, judged, named
 from harness.selftest.rows_pairs import Pair
 from harness.selftest.table import cost_of_locating, share
 
+ABSENT = "-"
+
 
 class TwoFaults(Record):
     """What the procedure made of one pair of faults.
@@ -106,7 +108,8 @@ def summary(outcomes: Sequence[TwoFaults]) -> str:
 
 def markdown(outcomes: Sequence[TwoFaults]) -> str:
     """The summary, and a line for every pair."""
-    lines = [summary(outcomes), "", "| pair | model | verdict | planted in | named | share of the gap"
+    lines = [summary(outcomes), "", f"{ABSENT}: not divided, either because only one of the components is a"
+             " stage or because `judge.shares` was off.", "", "| pair | model | verdict | planted in | named | share of the gap"
              " (95 % over seeds) | calls | of these for the place |",
              "|---|---|---|---|---|---|---|---|"]  # fmt: skip
     for o in outcomes:
@@ -117,6 +120,6 @@ def markdown(outcomes: Sequence[TwoFaults]) -> str:
         )
         lines.append(
             f"| {o.id} | {o.model} | {o.verdict or o.error} | {planted} | {', '.join(o.named)}{mark}"
-            f" | {shares or 'not divided'} | {o.guided_calls} | {o.locating_calls} |"
+            f" | {shares or ABSENT} | {o.guided_calls} | {o.locating_calls} |"
         )
     return "\n".join(lines) + "\n"
