@@ -14,6 +14,17 @@ from harness.selftest.table import cost_of_locating, share
 
 ABSENT = "-"
 
+_TITLE = f"""\
+# Two faults at once
+
+Written by `parity selftest --pairs`. Shares are exact Shapley shares of the squared gap, with 95 %
+intervals over seeds; {ABSENT} where the gap was not divided (`judge.shares` was off, or a fault lies
+where no stage goes through: the loop, the frames)."""
+
+_HEAD = """\
+| pair | model | verdict | planted in | named | share of the gap | calls | of these for the place |
+|---|---|---|---|---|---|---|---|"""
+
 
 class TwoFaults(Record):
     """What the procedure made of one pair of faults.
@@ -108,10 +119,7 @@ def summary(outcomes: Sequence[TwoFaults]) -> str:
 
 def markdown(outcomes: Sequence[TwoFaults]) -> str:
     """The summary, and a line for every pair."""
-    lines = [summary(outcomes), "", f"{ABSENT}: not divided, either because only one of the components is a"
-             " stage or because `judge.shares` was off.", "", "| pair | model | verdict | planted in | named | share of the gap"
-             " (95 % over seeds) | calls | of these for the place |",
-             "|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    lines = [_TITLE, "", summary(outcomes), "", _HEAD]
     for o in outcomes:
         planted = " + ".join(" or ".join(place) for place in o.places)
         mark = "" if all(o.found) else " **not both**"
