@@ -26,7 +26,7 @@ _REMEDIES: dict[Component, str] = {
 _VELOCITY: tuple[Component, ...] = ("text", "image_encoder", "transformer", "guidance")
 """What a guided velocity is made of."""
 
-_STEP: tuple[Component, ...] = ("schedule", "guidance", "solver")
+_STEP: tuple[Component, ...] = ("schedule", "guidance", "solver", "noise")
 """What a solver step is made of."""
 
 
