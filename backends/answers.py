@@ -16,6 +16,7 @@ from backends.healthy import healthy
 from backends.noise import NoiseTape
 from backends.questions import Question, nearest
 from backends.scan import scanning
+from backends.stand_in import answering
 from backends.trace import sketch
 
 
@@ -53,6 +54,8 @@ def answer(
         "decode": _decode,
         "scan": _scan,
         "run": _whole_run,
+        "guide": _guide,
+        "advance": _advance,
     }
     for question in questions:
         if question.kind not in kinds:
@@ -83,7 +86,11 @@ class _Asked:
     def run(self, tape: NoiseTape) -> Run:
         """The prepared run with its conditioning image encoded."""
         run = self.pipeline.prepare(self.case, self.inputs)
-        run.encode_image(tape)
+        picture = run.encode_image(tape)
+        if self.question.image:
+            if picture is None:
+                raise InvalidRequest("a probe brought an image's latents; this run takes no image")
+            picture.copy_(self.tensor(self.question.image))  # the run keeps this very tensor
         return run
 
     def predict(self, run: Run, latents: Tensor, step: int) -> Prediction:
@@ -189,6 +196,39 @@ def _scan(asked: _Asked) -> None:
     asked.put("inputs", torch.stack(found.inputs))
     asked.put("outputs", torch.stack(found.outputs))
     asked.answers.facts[question.id] = {"names": found.names, "moments": found.moments}
+
+
+def _guide(asked: _Asked) -> None:
+    """The pipeline's own guidance on branches that it did not compute."""
+    run, (latents, predicted) = asked.run(NoiseTape(asked.question.seed)), asked.question.sources
+    for step in asked.question.steps:
+        x = asked.tensor(f"{latents}.{step}.in")
+        with answering(asked.pipeline, asked.tensor(f"{predicted}.{step}.branches")):
+            prediction = run.predict(x, step)
+        velocity = prediction.velocity.float()
+        if prediction.native is not None:  # what is guided there is the clean sample
+            table = run.schedule
+            level = (table.alpha_bar_clean or table.alpha_bar)[step]
+            clean = prediction.native.double()
+            noisy = math.sqrt(level) * x.to(clean)
+            velocity = ((noisy - clean) / math.sqrt(1 - level)).float()
+        asked.put(f"{step}.velocity", velocity)
+
+
+def _advance(asked: _Asked) -> None:
+    """The solver alone, from the start, so that its state is its own."""
+    question, tape = asked.question, NoiseTape(asked.question.seed)
+    run = asked.run(tape)
+    run.initial_latents(tape)  # the draw is due before those of the steps
+    latents = asked.tensor(f"{question.source}.0.in")
+    velocities = {
+        step: asked.tensor(f"{source}.{step}.velocity").float()
+        for step, source in zip(question.steps, question.sources, strict=True)
+    }
+    for step in range(question.until):
+        velocity = velocities[max(k for k in question.steps if k <= step)]
+        latents = run.step(latents.to(velocity), Prediction(velocity, velocity, 1.0), step, tape)
+    asked.put(f"{question.until}.in", latents.float())
 
 
 def _whole_run(asked: _Asked) -> None:

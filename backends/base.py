@@ -201,7 +201,8 @@ class Run(Protocol):
     def encode_image(self, tape: NoiseTape) -> Tensor | None:
         """Encode, scale and pad the case's image: (1, T, C, H, W) as the transformer takes it.
 
-        Called before `initial_latents`; the run keeps the result. None for a model that takes none.
+        Called before `initial_latents`; the run keeps this very tensor, so that writing into it gives
+        the transformer another image. None for a model that takes none.
         """
         ...
 

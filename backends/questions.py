@@ -14,17 +14,24 @@ accumulated. Tensors are named in one safetensors file; the answer to question `
                                       `<source>.<k>.velocity`
     decode       sources, crop        <i>.frames of the latents named by each source
     run          seed                 final latents of the whole staged run
+    guide        seed, steps, sources <k>.velocity: guidance alone, on `<sources[0]>.<k>.in` and
+                                      `<sources[1]>.<k>.branches`
+    advance      seed, steps, source, <until>.in: the solver from step 0 on `<source>.0.in` to before
+                 sources, until       step `until`, on `<sources[i]>.<steps[i]>.velocity` from
+                                      `steps[i]` on
     scan         root, and what the   inputs (M, 512), outputs (M, 512); names and moments of the M
                  component needs      modules of component `root` (`backends.scan`)
 
 Predictions also give `<k>.native`, the guided clean sample, where the stack's solver consumes that, and
-the guidance scale of each step. `crop` decodes only the first that many rows and columns of latents.
+the guidance scale of each step. `image` names the latents of a conditioning image that replace the
+pipeline's own. `crop` decodes only the first that many rows and columns of latents.
 
 A `trajectory` visits the probe steps only: after each prediction it goes straight to the next one by
 the deterministic DDIM rule on the pipeline's own schedule table, so its inputs lie where real ones do
 and cost one guided call each. `clean` is the last predicted clean sample. `solve` drives all N solver
 steps from given latents with given velocities (that of the nearest probe step), which
-calls no transformer.
+calls no transformer. `guide` and `advance` call none either: with `predict` and `decode` they are the
+links of a run whose parts come from two pipelines.
 """
 
 from __future__ import annotations
@@ -32,7 +39,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-Kind = Literal["own", "text", "trajectory", "predict", "solve", "decode", "scan", "run"]
+Kind = Literal[
+    "own", "text", "trajectory", "predict", "solve", "decode", "scan", "run", "guide", "advance"
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,8 @@ class Question:
     prompts: tuple[str, ...] = ()
     crop: int | None = None
     root: str = ""
+    image: str = ""
+    until: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Plain types only."""

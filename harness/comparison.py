@@ -57,6 +57,8 @@ class Local:
     """The local comparison. `data` is None where a probe could not be made; the evidence says why.
 
     `shares` are the shares of the registered policies in the gap, by id, where they were worked out.
+    Of its `guided_calls`, `locating_calls` went into finding the place of a difference already seen.
+    `sides` are the two as they were probed, what was declared equalised.
     """
 
     evidence: list[Evidence]
@@ -65,6 +67,8 @@ class Local:
     guided_calls: int
     places: Mapping[Component, Place] = field(default_factory=dict[Component, Place])
     shares: Mapping[str, float] = field(default_factory=dict[str, float])
+    locating_calls: int = 0
+    sides: tuple[Target, Target] | None = None
 
 
 def equalising(reference: PipelineRecord, candidate: PipelineRecord) -> str | None:
@@ -100,6 +104,7 @@ def compare_locally(
     ]
     try:
         data, evidence = _look(prober, case, reference, candidate, settings, member)
+        probed = candidate
         declared = [_changed(key, case, value) for key, value in changed.items()]
         if any(e.outcome == "differs" for e in evidence):
             keys = _declared(reference, candidate)
@@ -107,13 +112,24 @@ def compare_locally(
                 equal = candidate.at({key: reference.variant.options[key] for key in keys})
                 data, evidence = _look(prober, case, reference, equal, settings, member)
                 declared += [_finding(key, reference, candidate) for key in keys]
+                probed = equal
+        judged = prober.fresh_calls
         places = _places(prober, data, (reference, candidate), evidence)
         places |= _overflow(prober, data, candidate)
+        locating = prober.fresh_calls - judged
         evidence += _links(prober, store, case, (reference, candidate), renders, data, member,
                            bool(declared))  # fmt: skip
     except (RemoteError, WorkerError) as error:
         return Local([*walks, _unscored(error)], [], None, prober.fresh_calls - before)
-    return Local([*walks, *evidence], declared, data, prober.fresh_calls - before, places)
+    return Local(
+        [*walks, *evidence],
+        declared,
+        data,
+        prober.fresh_calls - before,
+        places,
+        locating_calls=locating,
+        sides=(reference, probed),
+    )
 
 
 def _links(

@@ -82,6 +82,7 @@ class JudgeSettings(Record):
     calibration_seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
     ensemble: tuple[str, ...]
     max_seeds: Annotated[int, Field(ge=1)]
+    shares: bool = True
 
 
 class TraceSettings(Record):

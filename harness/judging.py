@@ -3,6 +3,7 @@
 equal bits, or nothing to compare   judged at once
 otherwise                           probed, then judged by the local evidence
 the videos must decide              healthy members are rendered, then further seeds
+a bug in several components         the gap is divided among them
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from harness.errors import WorkerError
 from harness.judge import Renders, exact_findings, judge_pair, needs_probe
 from harness.judge.known import acting
 from harness.local_probe import FULL_PRECISION, reduced_precision
+from harness.localize.components import with_shares
 from harness.localize.policies import policy_shares
 from harness.plan import Plan, RenderJob, make_plan, member_jobs
 from harness.prober import Prober, Target
@@ -53,16 +55,26 @@ class Judging:
     def pairs(self) -> list[PairResult]:
         """Every pair's result; renders and probes what is still needed on the way."""
         pairs = [_Pair(case, c) for case in self._config.cases for c in self._config.candidates]
-        with Prober(
+        with self._prober() as prober:
+            for pair in pairs:
+                self._probe(prober, pair)
+        results = [self._judge(pair) for pair in pairs]
+        if not self._config.judge.shares:
+            return results
+        with self._prober() as prober:
+            return [
+                with_shares(prober, result, self._local.get(_key(pair)))
+                for pair, result in zip(pairs, results, strict=True)
+            ]
+
+    def _prober(self) -> Prober:
+        return Prober(
             self._store,
             self._settings.connect,
             self._settings.plugins,
             self._settings.timeout_s,
             self._settings.run_folder / "logs",
-        ) as prober:
-            for pair in pairs:
-                self._probe(prober, pair)
-        return [self._judge(pair) for pair in pairs]
+        )
 
     def _judge(self, pair: _Pair) -> PairResult:
         """Judge on what there is; then with healthy members; then with one seed more at a time."""

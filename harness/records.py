@@ -193,7 +193,8 @@ class PairResult(Record):
     `scores` maps metric name to one `harness.metrics` result per seed, in the order of `seeds`;
     `floor_scores` and `floor` are the same for the reference rendered again in a fresh process.
     `renders` maps "reference", "candidate" and "rerun" to render keys by seed. `cost_guided_calls`
-    counts guided transformer calls spent on both sides. `share` are the factors that the candidate
+    counts guided transformer calls spent on both sides, of which `cost_locating_calls` went into
+    finding the place of a difference that was already seen. `share` are the factors that the candidate
     took from the reference. `ensemble` and `ensemble_scores` are distances and scores of the healthy
     members by member, the noise band; `quality` says in words what a person would see. `summary` is
     the verdict in one paragraph to paste into an issue, `evidence` the chain of checks behind it,
@@ -215,6 +216,7 @@ class PairResult(Record):
     floor_scores: dict[str, list[dict[str, Any]]]
     renders: dict[str, dict[int, str]]
     cost_guided_calls: int
+    cost_locating_calls: int = 0
     ensemble: dict[str, list[SeedDistances]] = {}
     ensemble_scores: dict[str, dict[str, list[dict[str, Any]]]] = {}
     quality: list[str] = []

@@ -13,6 +13,7 @@ examples:
   parity selftest --sample 20
   parity selftest --only 'rope|gain' --out results/selftest/some.jsonl
   parity selftest --markdown table.md
+  parity selftest --pairs --out results/selftest/pairs.jsonl --markdown pairs.md
 """
 
 
@@ -27,6 +28,7 @@ def describe(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EXAMPLES
     add = parser.add_argument
     add("--sample", type=int, metavar="N", help="about N faults and N healthy rows, spread evenly")
+    add("--pairs", action="store_true", help="two faults at once, instead of single rows")
     add("--only", metavar="REGEX", help="rows whose id matches")
     add("--out", type=Path, default=Path("results/selftest/outcomes.jsonl"), metavar="FILE",
         help="one line a row; rows that it holds already are not run again")  # fmt: skip
@@ -37,6 +39,8 @@ def describe(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out the verb."""
+    if args.pairs:
+        return _pairs(args)
     from harness.selftest.choose import choose
     from harness.selftest.measure import CAUGHT, measure
     from harness.selftest.table import markdown, summary
@@ -58,3 +62,25 @@ def run(args: argparse.Namespace) -> int:
     missed = any(o.faulty and o.verdict not in CAUGHT for o in outcomes)
     alarms = any(not o.faulty and (o.verdict in CAUGHT or o.error) for o in outcomes)
     return EXIT_DIFFERENT if missed or alarms or not outcomes else EXIT_EQUIVALENT
+
+
+def _pairs(args: argparse.Namespace) -> int:
+    from harness.selftest.choose import choose_pairs
+    from harness.selftest.measure import CAUGHT
+    from harness.selftest.two_faults import markdown, measure_pairs, summary
+
+    out, rows = console(), choose_pairs(args.only, args.sample)
+    outcomes = []
+    for count, outcome in enumerate(measure_pairs(rows, args.out, args.work), start=1):
+        outcomes.append(outcome)
+        mark = "ok" if all(outcome.found) else "NOT BOTH"
+        out.print(
+            f"{count}/{len(rows)} {outcome.id}: {outcome.verdict or outcome.error}"
+            f" {','.join(outcome.named)} {mark}",
+            markup=False,
+            soft_wrap=True,
+        )
+    out.print(summary(outcomes), markup=False, soft_wrap=True)
+    if args.markdown is not None:
+        args.markdown.write_text(markdown(outcomes))
+    return EXIT_EQUIVALENT if all(o.verdict in CAUGHT for o in outcomes) else EXIT_DIFFERENT

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from backends.base import Case
 from harness.frames import read_frames
-from harness.judge.causes import causes, summarise
+from harness.judge.causes import causes, obscured, summarise
 from harness.judge.decide import decide, equal_bits, missing
 from harness.judge.distances import compare_traces
 from harness.judge.exact import compare_noise, compare_own_inputs, compare_pipelines
@@ -111,6 +111,7 @@ def judge_pair(
         verdict, reasons = lost
     places = local.places if local is not None else {}
     findings = _findings(verdict, parts.evidence, parts.findings, local)
+    remarks = obscured(parts.evidence) if verdict in ("bug", "broken") else []
     case, names = reference[0].case["name"], (reference[0], candidate[0])
     cost = sum(record.guided_calls for _, record in labelled)
     cost += local.guided_calls if local is not None else 0
@@ -120,7 +121,7 @@ def judge_pair(
         reference=names[0].variant["name"],
         candidate=names[1].variant["name"],
         verdict=verdict,
-        reasons=reasons,
+        reasons=[*reasons, *remarks],
         findings=findings,
         share=candidate[0].share,
         seeds=[record.seed for record in reference],
@@ -138,7 +139,8 @@ def judge_pair(
             )
         },
         cost_guided_calls=cost,
-        summary=_summary(case, names, verdict, reasons, findings, cost),
+        cost_locating_calls=local.locating_calls if local is not None else 0,
+        summary=_summary(case, names, verdict, reasons, findings, cost, remarks),
         evidence=parts.evidence,
         blocks=[distance for place in places.values() for distance in place.scan],
     )  # fmt: skip
@@ -195,9 +197,10 @@ def _summary(
     reasons: Sequence[str],
     findings: Sequence[Finding],
     cost: int,
+    remarks: Sequence[str],
 ) -> str:
     a, b = (record.variant["name"] for record in sides)
-    return summarise(case, a, b, verdict, reasons, findings, cost)
+    return summarise(case, a, b, verdict, reasons, findings, cost, remarks)
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,20 @@ _REMEDIES: dict[Component, str] = {
 _VELOCITY: tuple[Component, ...] = ("text", "image_encoder", "transformer", "guidance")
 """What a guided velocity is made of."""
 
-_STEP: tuple[Component, ...] = ("schedule", "guidance", "solver")
+_STEP: tuple[Component, ...] = ("schedule", "guidance", "solver", "noise")
 """What a solver step is made of."""
+
+
+_FRAMES: tuple[Component, tuple[Component, ...]] = "frames", ("decoder",)
+
+_EXPLAINED: Mapping[str, tuple[Component, tuple[Component, ...]]] = {
+    "transformer": ("loop", _VELOCITY),
+    "solver": ("loop", _STEP),
+    "frames": _FRAMES,
+    "region": _FRAMES,
+    "bias": _FRAMES,
+}
+"""Of a native check by its last name: what it stands for where no stage explains it, and which would."""
 
 
 def causes(
@@ -56,17 +68,38 @@ def _component(item: Evidence, staged: Container[Component | None]) -> Component
     """The component that a differing check stands for; None where a stage already says it."""
     if item.stage == "free" or item.stage == "statistics":
         return None
-    if item.stage != "native":
+    explained = _explained(item)
+    if explained is None:
         return item.component
-    name = item.check.rsplit(".", 1)[-1]
-    if name in ("frames", "region", "bias"):
-        return None if "decoder" in staged else "frames"
-    if name == "transformer":
-        # The guided velocity of a loop: what it is made of may be to blame.
-        return None if any(c in staged for c in _VELOCITY) else "loop"
-    if name == "solver":
-        return None if any(c in staged for c in _STEP) else "loop"
-    return item.component
+    stands_for, parts = explained
+    return None if any(c in staged for c in parts) else stands_for
+
+
+def _explained(item: Evidence) -> tuple[Component, tuple[Component, ...]] | None:
+    if item.stage != "native":
+        return None
+    return _EXPLAINED.get(item.check.rsplit(".", 1)[-1])
+
+
+def obscured(evidence: Sequence[Evidence]) -> list[str]:
+    """What cannot be told yet: native checks that differ where a stage that differs explains them.
+
+    A second fault around that stage would show in the same check only.
+    """
+    differing = [e for e in evidence if e.outcome == "differs"]
+    staged = {e.component for e in differing if e.stage != "native"}
+    behind: dict[Component, list[Component]] = {}
+    for item in differing:
+        if explained := _explained(item):
+            hidden, parts = explained
+            by: list[Component] = [c for c in parts if c in staged]
+            if by:
+                behind[hidden] = by
+    return [
+        f"Whether the {hidden} {'are' if hidden == 'frames' else 'is'} at fault, too, shows only once"
+        f" the {' and '.join(parts)} {'is' if len(parts) == 1 else 'are'} mended."
+        for hidden, parts in behind.items()
+    ]
 
 
 def _finding(
@@ -100,13 +133,15 @@ def summarise(
     reasons: Sequence[str],
     findings: Sequence[Finding],
     cost: int,
+    remarks: Sequence[str] = (),
 ) -> str:
-    """The verdict in one paragraph that can be pasted into an issue."""
+    """The verdict in one paragraph that can be pasted into an issue; `remarks` follow the causes."""
     named = [f for f in findings if f.kind == "component"]
     policies = sorted({f.known for f in findings if f.known})
     parts = [f"{case}: {candidate} against {reference} is `{verdict}`."]
     if named:
-        parts.append("Cause: " + " ".join(f"[{f.component}] {f.detail}." for f in named))
+        parts.append("Cause: " + " ".join(f"[{_label(f)}] {f.detail}." for f in named))
+        parts += remarks
         parts.append(f"Next: {named[0].remedy}.")
     else:
         parts += list(reasons)
@@ -114,3 +149,8 @@ def summarise(
         parts.append(f"Known deliberate differences: {', '.join(policies)}.")
     parts.append(f"Cost: {cost} guided transformer calls.")
     return " ".join(parts)
+
+
+def _label(finding: Finding) -> str:
+    share = "" if finding.share is None else f", {finding.share:.0%} of the squared gap"
+    return f"{finding.component}{share}"

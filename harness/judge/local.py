@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from backends.base import ScheduleTable
 from harness.judge import schedules
+from harness.judge.draws import foreign_draw
 from harness.judge.limits import UNIT_ROUNDOFF, Limit, limit, relative
 from harness.local_probe import OTHER_MEMBERS, TRANSFORMER_MEMBERS, LocalData
 from harness.prober import Answers
@@ -323,25 +324,44 @@ def _guidance_error(
 
 
 def _solver(data: LocalData, a: Answers, b: Answers, stage: str, bound: float) -> Evidence:
-    """All solver steps on the same velocities and draws; the first step past the limit is named."""
+    """All solver steps on the same velocities and draws; the first step past the limit is named.
+
+    Where only the noise of that step is another than the tape's, it is the noise that differs.
+    """
     values = {s: _solver_gaps(a, b, s) for s in data.settings.seeds[:2]}
     at = max(values, key=lambda s: max(values[s]))
     worst = max(values[at])
     past = [k for gaps in values.values() for k, gap in enumerate(gaps) if gap > bound]
     first = min(past, default=None)
+    noise = first is not None and _foreign_draw(data, a, b, first, bound)
     return Evidence(
         stage=stage,
         check=f"{stage}.solver",
-        component="solver",
+        component="noise" if noise else "solver",
         outcome="agrees" if worst <= bound else "differs",
         detail=f"solver states on the same velocities and noise: {worst:.3g}, limit {bound:.3g}"
-        + (f", from step {first} on" if first is not None else ""),
+        + (f", from step {first} on" if first is not None else "")
+        + ("; the step is right but for its noise, which is not the tape's draw" if noise else ""),
         value=worst,
         limit=bound,
         unit="relative L2",
         step=first,
         seed=at,
     )
+
+
+def _foreign_draw(data: LocalData, a: Answers, b: Answers, step: int, bound: float) -> bool:
+    """Whether the first wrong step used another draw, at every seed at which it is wrong."""
+    if data.case.sampler != "dpm":
+        return False
+    found: list[bool] = []
+    for seed in data.settings.seeds[:2]:
+        gaps = _solver_gaps(a, b, seed)
+        if len(gaps) > step and bound < gaps[step] < math.inf:
+            right, came = (side.tensors[f"solve.s{seed}.states"][step] for side in (a, b))
+            shape = data.reference.full.tensors[f"s{seed}.{data.steps[0]}.in"].shape
+            found.append(foreign_draw(data.table, step, seed, shape, right, came))
+    return bool(found) and all(found)
 
 
 def _solver_gaps(a: Answers, b: Answers, seed: int) -> list[float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from harness.localize.search import culprits, shapley
 from harness.prober import Prober, Target
 from harness.records import Record
 from harness.store import Store
+from harness.worker_client import RemoteError
 
 MOST_SHARED = 6
 """Exact shares need 2^n runs."""
@@ -66,7 +68,8 @@ def bisect(
         gap = hybrids.distance(frozenset(keys))
         shares: dict[str, float] = {}
         if found and len(found) <= MOST_SHARED:
-            shares = shapley(found, hybrids.distance)
+            with suppress(RemoteError):  # some of them cannot be run without the others
+                shares = shapley(found, hybrids.distance)
         calls = prober.fresh_calls
     total = sum(shares.values())
     rows = [
@@ -90,7 +93,7 @@ def bisect(
         neighbour_agrees=agrees,
         probes=hybrids.probes,
         guided_calls=calls,
-        sentence=_sentence(rows, found, agrees, hybrids.probes),
+        sentence=_sentence(rows, found, agrees, hybrids.probes, hybrids.refused),
     )
 
 
@@ -100,10 +103,13 @@ def _side(case: Case, spec: VariantSpec) -> Side:
 
 
 def _sentence(
-    rows: Sequence[BisectedSetting], found: Sequence[str], agrees: bool, probes: int
+    rows: Sequence[BisectedSetting], found: Sequence[str], agrees: bool, probes: int, refused: int
 ) -> str:
+    asked = f"{probes} probes"
+    if refused:
+        asked += f", of which {refused} cannot be run and count as agreeing"
     if not found:
-        return f"None of the {len(rows)} differing settings changes the result ({probes} probes)."
+        return f"None of the {len(rows)} differing settings changes the result ({asked})."
     named = ", ".join(
         f"{row.key} {row.reference!r} -> {row.candidate!r}"
         + (f" ({row.share:.0%})" if row.share is not None else "")
@@ -115,4 +121,4 @@ def _sentence(
         if agrees
         else "with these taken back, something still differs: settings act together"
     )
-    return f"The gap is carried by {named}; {rest} ({probes} probes)."
+    return f"The gap is carried by {named}; {rest} ({asked})."

@@ -15,6 +15,9 @@ from harness.judge.limits import limit, relative
 from harness.local_probe import OTHER_MEMBERS
 from harness.plan import probe_steps
 from harness.prober import Answers, Array, Prober, Shared, Target
+from harness.worker_client import RemoteError
+
+_REFUSALS = frozenset({"InvalidRequest", "Unsupported"})
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,8 @@ def differing(reference: Side, candidate: Side) -> dict[str, Any]:
 
 class Hybrids:
     """Answers for mixtures of two sides. Teacher-forced answers say *whether* one differs (three
-    guided calls); runs of the whole schedule say *how far*. `probes` counts the mixtures asked."""
+    guided calls); runs of the whole schedule say *how far*. `probes` counts the mixtures asked,
+    `refused` those of them that the backend cannot run."""
 
     def __init__(self, prober: Prober, reference: Side, keys: Mapping[str, Any], seed: int) -> None:
         self._prober, self._reference, self._keys, self._seed = prober, reference, keys, seed
@@ -80,12 +84,23 @@ class Hybrids:
         self._given = {name: mine.tensors[name] for name in (*names, "t.clean")}
         self._plain = self._ask(frozenset(), self._questions("plain"), self._given)
         self._limits = self._healthy()
-        self.probes = 0
+        self.probes = self.refused = 0
 
     def differs(self, chosen: frozenset[str]) -> bool:
-        """Whether any teacher-forced answer leaves the healthy band."""
+        """Whether any teacher-forced answer leaves the healthy band.
+
+        A mixture that cannot be run (a LoRA's scale without the LoRA) says nothing, and counts as one
+        that agrees: then settings that need each other are found together. All settings together must
+        run; if not, raises `RemoteError`.
+        """
         self.probes += 1
-        found = self._ask(chosen, self._questions("plain"), self._given)
+        try:
+            found = self._ask(chosen, self._questions("plain"), self._given)
+        except RemoteError as error:
+            if error.kind not in _REFUSALS or chosen == frozenset(self._keys):
+                raise
+            self.refused += 1
+            return False
         if found.facts["own"]["schedule"] != self._plain.facts["own"]["schedule"]:
             return True
         scales = (answers.facts["p"]["scales"] for answers in (self._plain, found))

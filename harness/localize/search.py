@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from math import comb
+from typing import TypeVar
 
 Differs = Callable[[frozenset[str]], bool]
 """Whether the reference with these keys set as the candidate's differs from the reference."""
 
-Value = Callable[[frozenset[str]], float]
+K = TypeVar("K", bound=str)
 
 
 def culprits(keys: Sequence[str], differs: Differs) -> list[str]:
@@ -48,7 +49,7 @@ def culprits(keys: Sequence[str], differs: Differs) -> list[str]:
     return search(keys)
 
 
-def shapley(keys: Sequence[str], value: Value) -> dict[str, float]:
+def shapley(keys: Sequence[K], value: Callable[[frozenset[K]], float]) -> dict[K, float]:
     """Each key's exact Shapley value: its mean marginal contribution over all orders.
 
     They sum to value(all) - value(none). Needs 2^n values, so at most some six keys.
@@ -66,7 +67,7 @@ def shapley(keys: Sequence[str], value: Value) -> dict[str, float]:
 
 
 def _mean_marginal(
-    key: str, keys: Sequence[str], values: Mapping[frozenset[str], float], n: int
+    key: K, keys: Sequence[K], values: Mapping[frozenset[K], float], n: int
 ) -> float:
     others = [other for other in keys if other != key]
     total = 0.0

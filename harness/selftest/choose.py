@@ -7,25 +7,39 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from harness.errors import ParityError
-from harness.selftest.catalogue import Fault, Healthy, faults, healthy
+from harness.selftest.catalogue import Fault, Healthy, faults, healthy, pairs
+from harness.selftest.rows_pairs import Pair
 
-Row = TypeVar("Row", Fault, Healthy)
+Row = TypeVar("Row", Fault, Healthy, Pair)
 
 
 def choose(only: str | None, sample: int | None) -> list[Fault | Healthy]:
     """Rows whose id matches `only`, thinned to about `sample` of each sort. Raises `ParityError`."""
-    try:
-        pattern = re.compile(only or "")
-    except re.error as error:
-        raise ParityError(f"--only {only!r} is no regular expression: {error}") from error
-    if sample is not None and sample < 1:
-        raise ParityError(f"--sample {sample}: expected at least 1")
+    pattern = _pattern(only, sample)
     planted = [row for row in faults() if pattern.search(row.id)]
     harmless = [row for row in healthy() if pattern.search(row.id)]
     chosen = [*_thin(planted, sample), *_thin(harmless, sample)]
     if not chosen:
         raise ParityError(f"--only {only!r} matches no row of the catalogue")
     return chosen
+
+
+def choose_pairs(only: str | None, sample: int | None) -> list[Pair]:
+    """Pairs of faults whose id matches `only`, thinned to about `sample`. Raises `ParityError`."""
+    pattern = _pattern(only, sample)
+    chosen = _thin([row for row in pairs() if pattern.search(row.id)], sample)
+    if not chosen:
+        raise ParityError(f"--only {only!r} matches no pair of faults")
+    return chosen
+
+
+def _pattern(only: str | None, sample: int | None) -> re.Pattern[str]:
+    if sample is not None and sample < 1:
+        raise ParityError(f"--sample {sample}: expected at least 1")
+    try:
+        return re.compile(only or "")
+    except re.error as error:
+        raise ParityError(f"--only {only!r} is no regular expression: {error}") from error
 
 
 def _thin(rows: Sequence[Row], sample: int | None) -> list[Row]:

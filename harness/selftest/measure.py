@@ -31,7 +31,8 @@ class Outcome(Record):
 
     `named` are the components of its findings in their order, `blocks` the modules. `gates` holds
     what the usual gates say of the same renders (True = different), empty where there are none.
-    `error` is set where the run itself failed.
+    `error` is set where the run itself failed. Of the `guided_calls`, `locating_calls` went into finding
+    the place of a difference.
     """
 
     id: str
@@ -46,6 +47,7 @@ class Outcome(Record):
     blocks: list[str]
     detail: str
     guided_calls: int
+    locating_calls: int = 0
     seconds: float
     gates: dict[str, bool]
     error: str | None = None
@@ -89,6 +91,23 @@ def configuration(overrides: Sequence[str], work: Path) -> RunConfig:
     return build(compose_tree((*settings, *single, *overrides), conf_folders(None)))
 
 
+def judged(
+    overrides: Sequence[str], plugin: str | None, work: Path
+) -> tuple[RunConfig, PairResult]:
+    """Carry out a row's run. Raises `ParityError`."""
+    config = configuration(overrides, work)
+    plugins = [plugin] if plugin is not None else []
+    _, result = session.run(config, plugins, ["selftest"], _Quiet(), connect=in_process)
+    if result is None:
+        raise ParityError("the run ended without verdicts")
+    return config, result.pairs[0]
+
+
+def named(pair: PairResult) -> list[Component]:
+    """The components of its findings, in their order."""
+    return [f.component for f in pair.findings if f.kind == "component" and f.component]
+
+
 def _run(row: Fault | Healthy, work: Path) -> Outcome:
     faulty = isinstance(row, Fault)
     started = time.perf_counter()
@@ -101,22 +120,18 @@ def _run(row: Fault | Healthy, work: Path) -> Outcome:
         gates={},
     )  # fmt: skip
     try:
-        config = configuration((*extra, *row.overrides), work)
-        plugins = [row.plugin] if row.plugin is not None else []
-        _, result = session.run(config, plugins, ["selftest"], _Quiet(), connect=in_process)
+        config, pair = judged((*extra, *row.overrides), row.plugin, work)
     except ParityError as error:
         return blank.model_copy(update={"error": str(error)})
-    if result is None:
-        return blank.model_copy(update={"error": "the run ended without verdicts"})
-    pair = result.pairs[0]
     return blank.model_copy(
         update={
             "verdict": pair.verdict,
             "right": pair.verdict in expected,
-            "named": [f.component for f in pair.findings if f.kind == "component" and f.component],
+            "named": named(pair),
             "blocks": [f.block for f in pair.findings if f.kind == "component" and f.block],
             "detail": pair.summary,
             "guided_calls": pair.cost_guided_calls,
+            "locating_calls": pair.cost_locating_calls,
             "seconds": time.perf_counter() - started,
             "gates": _gates(Store(config.store), pair, config.cases[0].fps),
         }

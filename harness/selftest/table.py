@@ -17,18 +17,38 @@ def summary(outcomes: Sequence[Outcome]) -> str:
     alarms = [o for o in healthy if o.verdict in CAUGHT]
     placed = [o for o in caught if o.named and o.named[0] in o.place]
     lines = [
-        f"faults caught: {_share(len(caught), len(faults))}",
-        f"false alarms: {_share(len(alarms), len(healthy))}",
-        f"healthy with an acceptable verdict: {_share(sum(o.right for o in healthy), len(healthy))}",
-        f"right component first: {_share(len(placed), len(caught))}",
+        f"faults caught: {share(len(caught), len(faults))}",
+        f"false alarms: {share(len(alarms), len(healthy))}",
+        f"healthy with an acceptable verdict: {share(sum(o.right for o in healthy), len(healthy))}",
+        f"right component first: {share(len(placed), len(caught))}",
     ]
     deep = [o for o in caught if o.block is not None]
     right = [o for o in deep if any(_within(b, str(o.block)) for b in o.blocks[:1])]
     if deep:
-        lines.append(f"right block first: {_share(len(right), len(deep))}")
+        lines.append(f"right block first: {share(len(right), len(deep))}")
     if faults:
         lines.append(f"median cost: {median(o.guided_calls for o in faults):.0f} guided calls")
+    if cost := cost_of_locating([(o.guided_calls, o.locating_calls) for o in caught]):
+        lines.append(cost)
     return "\n".join([*lines, "", *_gates(faults, healthy)])
+
+
+def cost_of_locating(costs: Sequence[tuple[int, int]]) -> str | None:
+    """What finding the place cost, from (all guided calls, those spent on the place) of each verdict.
+
+    None where nothing was located.
+
+    >>> cost_of_locating([(110, 10), (50, 0)])
+    'cost of a localisation: verdict 75 guided calls, with the place 80 (1.07 times), mean of 2'
+    """
+    if not costs or not any(place for _, place in costs):
+        return None
+    whole = sum(calls for calls, _ in costs) / len(costs)
+    verdict = whole - sum(place for _, place in costs) / len(costs)
+    return (
+        f"cost of a localisation: verdict {verdict:.0f} guided calls, with the place {whole:.0f}"
+        f" ({whole / verdict:.2f} times), mean of {len(costs)}"
+    )
 
 
 def _within(block: str, expected: str) -> bool:
@@ -36,7 +56,8 @@ def _within(block: str, expected: str) -> bool:
     return block == expected or block.startswith(f"{expected}.")
 
 
-def _share(part: int, whole: int) -> str:
+def share(part: int, whole: int) -> str:
+    """`part` of `whole`, in words and percent."""
     return f"{part} of {whole}" + (f" ({part / whole:.1%})" if whole else "")
 
 
@@ -44,12 +65,12 @@ def _gates(faults: Sequence[Outcome], healthy: Sequence[Outcome]) -> list[str]:
     lines = ["| gate | faults caught | false alarms |", "|---|---|---|"]
     caught = sum(o.verdict in CAUGHT for o in faults)
     alarms = sum(o.verdict in CAUGHT for o in healthy)
-    lines.append(f"| parity | {_share(caught, len(faults))} | {_share(alarms, len(healthy))} |")
+    lines.append(f"| parity | {share(caught, len(faults))} | {share(alarms, len(healthy))} |")
     for gate in GATES:
         sides: list[str] = []
         for rows in (faults, healthy):
             judged = [o for o in rows if gate in o.gates]
-            sides.append(_share(sum(o.gates[gate] for o in judged), len(judged)))
+            sides.append(share(sum(o.gates[gate] for o in judged), len(judged)))
         lines.append(f"| {gate} | {sides[0]} | {sides[1]} |")
     return lines
 

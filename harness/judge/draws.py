@@ -1,0 +1,49 @@
+"""Whether a solver step went wrong in its noise or in its formula.
+
+A DPM step adds spread * n to what it computes, n its draw. With r the difference of a wrong step from
+the right one: where another draw was used, the due one is missing (r has the part -spread n), and
+something of its size stands in its place. A wrong formula scales what is there, or leaves it out. Only
+sketches are needed, since all of this is linear.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backends.base import ScheduleTable
+from backends.noise import draw_slot, standard_normal
+from backends.sketch import sketch_array
+from harness.judge.solver import replay
+
+MISSING, SIZE = 0.2, 0.25
+"""How near to the whole the missing part, and the size of its replacement, must be; a sketch of 512
+numbers knows either to some 6 %."""
+
+
+def foreign_draw(
+    table: ScheduleTable,
+    step: int,
+    seed: int,
+    shape: tuple[int, ...],
+    right: NDArray[np.float32],
+    came: NDArray[np.float32],
+) -> bool:
+    """Whether step `step` of DPM, whose results have the sketches `right` and `came` (512,), used
+    another draw than the tape's of `seed`. `shape` is that of the latents."""
+    second = step > 0 and table.alpha_bar_next[step] < 1
+    drawn = standard_normal(seed, draw_slot("step", step, 1 if second else 0), shape)
+    due = spread(table, step) * sketch_array(drawn).astype(np.float64)
+    size = float(np.linalg.norm(due))
+    if size == 0:
+        return False
+    gap = came.astype(np.float64) - right
+    missing = -float(gap @ due) / size**2
+    instead = float(np.linalg.norm(gap + due)) / size
+    return abs(missing - 1) <= MISSING and abs(instead - 1) <= SIZE
+
+
+def spread(table: ScheduleTable, step: int) -> float:
+    """The factor of the draw in DPM's step `step`: what that makes of a draw of 1 and nothing else."""
+    nothing = np.zeros((step + 1, 1), dtype=np.float32)
+    return float(replay(table, "dpm", nothing, nothing, lambda _step, _index: np.ones(1))[step][0])

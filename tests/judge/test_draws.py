@@ -1,0 +1,73 @@
+"""Noise that is not the tape's is told from a wrong formula, on the stack's own solver."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from diffusers import CogVideoXDPMScheduler
+from torch import Tensor
+
+from backends.diffusers_solver import own_table
+from backends.noise import draw_slot, standard_normal
+from backends.sketch import sketch_array
+from harness.judge.draws import foreign_draw
+
+STEPS, SEED, SHAPE = 8, 3, (1, 3, 16, 8, 8)
+SETTINGS: dict[str, Any] = {
+    "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012,
+    "prediction_type": "v_prediction", "rescale_betas_zero_snr": True,
+    "timestep_spacing": "trailing", "snr_shift_scale": 1.0,
+}  # fmt: skip
+
+Drawn = Callable[[int, int], Tensor]
+
+
+def _draw(step: int, index: int, seed: int = SEED) -> Tensor:
+    return torch.from_numpy(standard_normal(seed, draw_slot("step", step, index), SHAPE))
+
+
+def _stepped(step: int, drawn: Drawn, monkeypatch: pytest.MonkeyPatch, gain: float = 1.0) -> Tensor:
+    """What the scheduler makes of fixed latents and velocities at `step`, with these draws."""
+    scheduler: Any = CogVideoXDPMScheduler(**SETTINGS)
+    scheduler.set_timesteps(STEPS)
+    count = iter(range(2))
+    monkeypatch.setattr(
+        "diffusers.schedulers.scheduling_dpm_cogvideox.randn_tensor",
+        lambda *_args, **_kwargs: drawn(step, next(count)),
+    )
+    x, v, old = (torch.from_numpy(standard_normal(9, k, SHAPE)) for k in range(3))
+    back = scheduler.timesteps[step - 1] if step else None
+    previous = old if step else None
+    now = scheduler.timesteps[step]
+    result, _ = scheduler.step(gain * v, previous, now, back, x, return_dict=False)
+    return result
+
+
+@pytest.mark.parametrize("step", [0, 3])
+@pytest.mark.parametrize(
+    ("name", "drawn", "gain", "foreign"),
+    [
+        ("another seed's", lambda k, i: _draw(k, i, seed=SEED + 1), 1.0, True),
+        ("the next step's", lambda k, i: _draw(k + 1, i), 1.0, True),
+        ("the other draw of the step", lambda k, i: _draw(k, 1 - i), 1.0, True),
+        ("none", lambda k, i: torch.zeros(SHAPE), 1.0, False),
+        ("the right one, too weak", lambda k, i: 0.98 * _draw(k, i), 1.0, False),
+        ("the right one, turned round", lambda k, i: -_draw(k, i), 1.0, False),
+        ("the right one, velocity too large", _draw, 1.05, False),
+        ("the right one", _draw, 1.0, False),
+    ],
+)
+def test_a_draw_that_is_not_the_tapes_is_recognised(
+    step: int,
+    name: str,
+    drawn: Drawn,
+    gain: float,
+    foreign: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    right = _stepped(step, _draw, monkeypatch)
+    came = _stepped(step, drawn, monkeypatch, gain)
+    table = own_table(CogVideoXDPMScheduler(**SETTINGS), STEPS)
+    a, b = (sketch_array(t.numpy()) for t in (right, came))
+    assert foreign_draw(table, step, SEED, SHAPE, a, b) is foreign, name
