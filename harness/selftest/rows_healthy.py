@@ -10,6 +10,12 @@ from harness.selftest.setting import (
     FIVE,
     FIVE_BF16,
     FIVE_LONG,
+    IMAGE,
+    IMAGE_BF16,
+    LATER,
+    LATER_BF16,
+    LATER_IMAGE,
+    LATER_IMAGE_BF16,
     SAT_FIVE,
     SAT_FIVE_BF16,
     SAT_FIVE_OWN,
@@ -28,6 +34,8 @@ _ROUNDING: tuple[VerdictName, ...] = ("bit_exact", "rounding", "chaotic")
 _DECLARED: tuple[VerdictName, ...] = (*_ROUNDING, "policy")
 
 _FOUR = (TWO, FIVE, TWO_BF16, FIVE_BF16)
+_MORE = (IMAGE, LATER_BF16, LATER_IMAGE)
+_MORE_OTHERS = (IMAGE_BF16, LATER, LATER_IMAGE_BF16)
 _SAT_FOUR = (SAT_TWO, SAT_FIVE, SAT_TWO_BF16, SAT_FIVE_BF16)
 
 
@@ -80,12 +88,13 @@ def _with_case(setting: Setting, *case: str) -> Setting:
 _PATCHES = (
     *_patched("nothing", "the patch seam alone", (TWO, FIVE_BF16), _EXACT),
     *_patched("attention_rewritten", "attention from other code", (TWO, FIVE_BF16)),
-    *_patched("attention_explicit", "attention as products and softmax", _FOUR, field="B01"),
+    *_patched("attention_explicit", "attention as products and softmax", (*_FOUR, *_MORE), field="B01"),
     *_patched("attention_chunked", "queries in chunks", _FOUR, field="B01"),
     *_patched("attention_keys_permuted", "keys in the reverse order", _FOUR, field="B01"),
     *_patched("attention_float32", "attention in float32", (TWO_BF16, FIVE_BF16), field="B01"),
     *_patched("projections_fused", "query, key, value fused", _FOUR),
-    *_patched("branches_split", "guidance branches one by one", (*_FOUR, SAT_TWO, SAT_FIVE_BF16)),
+    *_patched("branches_split", "guidance branches one by one",
+              (*_FOUR, *_MORE, SAT_TWO, SAT_FIVE_BF16)),
     *_patched("weights_not_contiguous", "matrices stored column by column",
               (TWO, FIVE_BF16, SAT_FIVE), field="B06"),
     *_patched("channels_last", "channels-last VAE", (TWO, FIVE, FIVE_BF16), field="B06"),
@@ -93,7 +102,8 @@ _PATCHES = (
               field="B23"),
     *_patched("weights_moved", "weights at odd addresses", (TWO, FIVE_BF16)),
     *_patched("inner_sum_split", "inner sums in two halves", _FOUR, field="B08"),
-    *_patched("jitter", "half an ulp on every block", (*_FOUR, SAT_TWO, SAT_FIVE_BF16)),
+    *_patched("jitter", "half an ulp on every block",
+              (*_FOUR, *_MORE_OTHERS, SAT_TWO, SAT_FIVE_BF16)),
     *_patched("decoder_jitter", "half an ulp in the decoder", (TWO, FIVE_BF16)),
     *_patched("text_jitter", "half an ulp in T5", (FIVE, TWO_BF16)),
     *_patched("noise_one_ulp", "initial noise one ulp larger", (TWO, FIVE), _DECLARED, "B11"),
@@ -166,7 +176,7 @@ _DTYPES = (
 _CASES = tuple(
     row
     for name, settings, further in (
-        ("rerun", _FOUR, ()),
+        ("rerun", (*_FOUR, *_MORE), ()),
         ("seed_7", (TWO, FIVE_BF16), ("seeds=[7]",)),
         ("two_seeds", (FIVE,), ("seeds=[3,4]",)),
         ("longer", (TWO_LONG, FIVE_LONG, replace(FIVE_LONG, dtype="bfloat16")), ()),
