@@ -14,6 +14,7 @@ plugin. The detector must not be tuned to these rows; what they are for is to me
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Literal
 
 from harness.records import Component, VerdictName
@@ -97,6 +98,7 @@ class Healthy:
         return (*self.setting.overrides(*self.options, *patch), *self.further)
 
 
+@cache
 def faults() -> tuple[Fault, ...]:
     """Every planted fault, pairs excluded, in a stable order."""
     from harness.selftest import (
@@ -109,8 +111,9 @@ def faults() -> tuple[Fault, ...]:
         rows_transformer,
         rows_weights,
     )
+    from harness.selftest.spread import spread
 
-    return (
+    rows = (
         *rows_weights.ROWS,
         *rows_transformer.ROWS,
         *rows_inputs.ROWS,
@@ -120,13 +123,14 @@ def faults() -> tuple[Fault, ...]:
         *rows_after.ROWS,
         *rows_adversary.ROWS,
     )
+    return spread(rows)
 
 
 def healthy() -> tuple[Healthy, ...]:
     """Every healthy configuration, in a stable order."""
-    from harness.selftest import rows_healthy
+    from harness.selftest import rows_healthy, rows_stacks
 
-    return rows_healthy.ROWS
+    return (*rows_healthy.ROWS, *rows_stacks.ROWS)
 
 
 def pairs() -> tuple[Pair, ...]:

@@ -91,8 +91,13 @@ SAT_TWO = Setting("micro-2b", "sat", "diffusers", match="shared")
 SAT_FIVE = Setting("micro-5b", "sat", "diffusers", match="shared")
 SAT_TWO_BF16 = Setting("micro-2b", "sat", "diffusers", "bfloat16", "shared")
 SAT_FIVE_BF16 = Setting("micro-5b", "sat", "diffusers", "bfloat16", "shared")
+SAT_IMAGE = Setting("micro-5b-i2v", "sat", "diffusers", match="shared")
+SAT_LATER = Setting("micro-1.5-5b", "sat", "diffusers", match="shared")
+SAT_LATER_BF16 = Setting("micro-1.5-5b", "sat", "diffusers", "bfloat16", "shared")
+SAT_LATER_IMAGE = Setting("micro-1.5-5b-i2v", "sat", "diffusers", match="shared")
 """A defective SAT against Diffusers, everything shared that can be."""
 
 SAT_TWO_OWN = Setting("micro-2b", "sat", "sat")
 SAT_FIVE_OWN = Setting("micro-5b", "sat", "sat")
+SAT_LATER_OWN = Setting("micro-1.5-5b", "sat", "sat")
 """SAT against itself, for defects in what a shared match would replace."""
