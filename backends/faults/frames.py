@@ -23,6 +23,7 @@ def after_decoding(name: str) -> Callable[[Callable[[Tensor], Tensor]], Callable
         def plant(pipeline: Pipeline) -> Pipeline:
             return altered(pipeline, frames=change)
 
+        plant.__module__ = change.__module__  # the plugin that has it
         patch(name)(plant)
         return change
 

@@ -74,6 +74,7 @@ def noise_fault(name: str) -> Callable[[Change], Change]:
         def plant(pipeline: Pipeline) -> Pipeline:
             return altered(pipeline, tape=tape)
 
+        plant.__module__ = change.__module__  # the plugin that has it
         patch(name)(plant)
         return change
 
