@@ -20,7 +20,7 @@ def _decoder_modules(pipeline: Pipeline, kind: str) -> list[Any]:
     return [each for each in found if type(each).__name__ == kind]
 
 
-def _latents(pipeline: Pipeline, change: Callable[[Tensor], Tensor]) -> None:
+def on_latents(pipeline: Pipeline, change: Callable[[Tensor], Tensor]) -> None:
     """Let `change` replace the latents (B, C, T, H, W) that the VAE is given."""
     vae = stack(pipeline).vae
     native = type(vae).decode
@@ -31,7 +31,7 @@ def _latents(pipeline: Pipeline, change: Callable[[Tensor], Tensor]) -> None:
     become(vae, decode=decode)
 
 
-def _video(pipeline: Pipeline, change: Callable[[Tensor], Tensor]) -> None:
+def on_video(pipeline: Pipeline, change: Callable[[Tensor], Tensor]) -> None:
     """Let `change` replace the video (B, 3, T, H, W), about [-1, 1], that the VAE gives."""
     vae = stack(pipeline).vae
     native = type(vae)._decode
@@ -64,44 +64,44 @@ def scaling_factor_of_5b(pipeline: Pipeline) -> None:
 def scaling_inverted(pipeline: Pipeline) -> None:
     """Latents are multiplied by the factor where they should be divided."""
     factor = float(stack(pipeline).vae_scaling_factor_image)
-    _latents(pipeline, lambda z: z * factor * factor)
+    on_latents(pipeline, lambda z: z * factor * factor)
 
 
 @patch("decoder_unscaled")
 def unscaled(pipeline: Pipeline) -> None:
     """Latents go into the decoder as they are."""
     factor = float(stack(pipeline).vae_scaling_factor_image)
-    _latents(pipeline, lambda z: z * factor)
+    on_latents(pipeline, lambda z: z * factor)
 
 
 @patch("decoder_latents_clamped")
 def latents_clamped(pipeline: Pipeline) -> None:
     """Latents are clamped to [-2, 2] before decoding."""
-    _latents(pipeline, lambda z: z.clamp(-2, 2))
+    on_latents(pipeline, lambda z: z.clamp(-2, 2))
 
 
 @patch("decoder_latents_bf16")
 def latents_bf16(pipeline: Pipeline) -> None:
     """Latents are rounded to bfloat16 before decoding in a float32 run."""
-    _latents(pipeline, lambda z: z.bfloat16().to(z.dtype))
+    on_latents(pipeline, lambda z: z.bfloat16().to(z.dtype))
 
 
 @patch("decoder_frames_reversed")
 def frames_reversed(pipeline: Pipeline) -> None:
     """Latent frames are decoded last to first."""
-    _latents(pipeline, lambda z: z.flip(2))
+    on_latents(pipeline, lambda z: z.flip(2))
 
 
 @patch("decoder_first_latent_lost")
 def first_latent_lost(pipeline: Pipeline) -> None:
     """The first latent frame is replaced by the second."""
-    _latents(pipeline, lambda z: torch.cat((z[:, :, 1:2], z[:, :, 1:]), dim=2))
+    on_latents(pipeline, lambda z: torch.cat((z[:, :, 1:2], z[:, :, 1:]), dim=2))
 
 
 @patch("decoder_transposed")
 def transposed(pipeline: Pipeline) -> None:
     """Rows and columns of the latents exchanged: invisible in the shape of a square video."""
-    _latents(pipeline, lambda z: z.transpose(-1, -2))
+    on_latents(pipeline, lambda z: z.transpose(-1, -2))
 
 
 @patch("decoder_norm_over_frames")
@@ -248,7 +248,7 @@ def bf16(pipeline: Pipeline) -> None:
 @patch("decoder_gain")
 def gain(pipeline: Pipeline) -> None:
     """The video is 2 % too strong around grey."""
-    _video(pipeline, lambda video: video * 1.02)
+    on_video(pipeline, lambda video: video * 1.02)
 
 
 @patch("decoder_channel_bias")
@@ -260,7 +260,7 @@ def channel_bias(pipeline: Pipeline) -> None:
         video[:, 0] += 4 / 255
         return video
 
-    _video(pipeline, change)
+    on_video(pipeline, change)
 
 
 @patch("decoder_not_denormalised")
@@ -276,4 +276,4 @@ def not_denormalised(pipeline: Pipeline) -> None:
 @patch("decoder_last_frame_stale")
 def last_frame_stale(pipeline: Pipeline) -> None:
     """The last decoded frame is a copy of the one before: a write that came too late."""
-    _video(pipeline, lambda video: torch.cat((video[:, :, :-1], video[:, :, -2:-1]), dim=2))
+    on_video(pipeline, lambda video: torch.cat((video[:, :, :-1], video[:, :, -2:-1]), dim=2))

@@ -114,10 +114,10 @@ def branches_split(pipeline: Pipeline) -> None:
         ]
         return (torch.cat(parts),)
 
-    def sat(self: Any, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+    def sat(self: Any, latents: Tensor, timesteps: Tensor, text: Tensor, *rest: Any) -> Tensor:
         return torch.cat(
             [
-                native(self, latents[i : i + 1], timesteps[i : i + 1], text[i : i + 1])
+                native(self, latents[i : i + 1], timesteps[i : i + 1], text[i : i + 1], *rest)
                 for i in range(len(latents))
             ]
         )
@@ -137,7 +137,9 @@ def weights_not_contiguous(pipeline: Pipeline) -> None:
 @patch("harmless_channels_last")
 def channels_last(pipeline: Pipeline) -> None:
     """The VAE in the channels-last memory format."""
-    module(pipeline, "vae").to(memory_format=torch.channels_last_3d)
+    for layer in module(pipeline, "vae").modules():
+        if isinstance(layer, nn.Conv3d):  # the 2D convolutions of its samplers cannot be asked
+            layer.to(memory_format=torch.channels_last_3d)
 
 
 @patch("harmless_saved_and_loaded")

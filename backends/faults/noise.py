@@ -66,7 +66,7 @@ class AlteredTape(NoiseTape):
         return self._inner.digest
 
 
-def _noise_fault(name: str) -> Callable[[Change], Change]:
+def noise_fault(name: str) -> Callable[[Change], Change]:
     def register(change: Change) -> Change:
         def tape(inner: NoiseTape) -> NoiseTape:
             return AlteredTape(inner, change)
@@ -74,55 +74,56 @@ def _noise_fault(name: str) -> Callable[[Change], Change]:
         def plant(pipeline: Pipeline) -> Pipeline:
             return altered(pipeline, tape=tape)
 
+        plant.__module__ = change.__module__  # the plugin that has it
         patch(name)(plant)
         return change
 
     return register
 
 
-@_noise_fault("noise_other_seed")
+@noise_fault("noise_other_seed")
 def other_seed(place: Place, drawn: Values) -> Values:
     """All noise is that of another seed: a valid video, but not the one asked for."""
     return place.other(drawn.shape, seed=1)
 
 
-@_noise_fault("noise_other_initial")
+@noise_fault("noise_other_initial")
 def other_initial(place: Place, drawn: Values) -> Values:
     """The initial latents are those of another seed: a generator on another device."""
     return place.other(drawn.shape, seed=1) if place.initial else drawn
 
 
-@_noise_fault("noise_one_draw_shifted")
+@noise_fault("noise_one_draw_shifted")
 def one_draw_shifted(place: Place, drawn: Values) -> Values:
     """From step 1 on the stream is one step ahead."""
     return drawn if place.initial else place.other(drawn.shape, step=1)
 
 
-@_noise_fault("noise_first_of_two")
+@noise_fault("noise_first_of_two")
 def first_of_two(place: Place, drawn: Values) -> Values:
     """The first of a step's two draws is used, the second is never made."""
     return place.other(drawn.shape, index=-1) if place.index == 1 else drawn
 
 
-@_noise_fault("noise_reused")
+@noise_fault("noise_reused")
 def reused(place: Place, drawn: Values) -> Values:
     """Every step gets the noise of step 1."""
     return drawn if place.initial else place.other(drawn.shape, step=1 - place.step)
 
 
-@_noise_fault("noise_one_step_foreign")
+@noise_fault("noise_one_step_foreign")
 def one_step_foreign(place: Place, drawn: Values) -> Values:
     """The noise of step 3, and no other, is that of another seed."""
     return place.other(drawn.shape, seed=1) if not place.initial and place.step == 3 else drawn
 
 
-@_noise_fault("noise_weak")
+@noise_fault("noise_weak")
 def weak(place: Place, drawn: Values) -> Values:
     """Standard deviation 0.98 in every draw."""
     return drawn * np.float32(0.98)
 
 
-@_noise_fault("noise_bf16")
+@noise_fault("noise_bf16")
 def bf16(place: Place, drawn: Values) -> Values:
     """Drawn in bfloat16 by a float32 pipeline."""
     import torch
@@ -131,38 +132,38 @@ def bf16(place: Place, drawn: Values) -> Values:
     return rounded
 
 
-@_noise_fault("noise_frames_reversed")
+@noise_fault("noise_frames_reversed")
 def frames_reversed(place: Place, drawn: Values) -> Values:
     """Latent frames in the reverse order."""
     return drawn[:, ::-1]
 
 
-@_noise_fault("noise_transposed")
+@noise_fault("noise_transposed")
 def transposed(place: Place, drawn: Values) -> Values:
     """Rows and columns exchanged."""
     return drawn.swapaxes(-1, -2)
 
 
-@_noise_fault("noise_layout")
+@noise_fault("noise_layout")
 def layout(place: Place, drawn: Values) -> Values:
     """Drawn as (C, T) and taken for (T, C)."""
     batch, time, channels, *size = drawn.shape
     return drawn.reshape(batch, channels, time, *size).swapaxes(1, 2)
 
 
-@_noise_fault("noise_frames_equal")
+@noise_fault("noise_frames_equal")
 def frames_equal(place: Place, drawn: Values) -> Values:
     """Every latent frame starts from the same noise."""
     return np.broadcast_to(drawn[:, :1], drawn.shape) if place.initial else drawn
 
 
-@_noise_fault("noise_truncated")
+@noise_fault("noise_truncated")
 def truncated(place: Place, drawn: Values) -> Values:
     """Cut at two standard deviations."""
     return drawn.clip(-2, 2)
 
 
-@_noise_fault("noise_biased")
+@noise_fault("noise_biased")
 def biased(place: Place, drawn: Values) -> Values:
     """Mean 0.02."""
     return drawn + np.float32(0.02)

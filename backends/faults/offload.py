@@ -19,7 +19,7 @@ from backends.noise import NoiseTape
 from backends.patches import patch
 
 
-def _at_use(
+def at_use(
     target: nn.Module,
     change: Callable[[Tensor], Tensor],
     when: Callable[[int], bool] = lambda call: True,
@@ -56,19 +56,19 @@ def _older(value: Tensor) -> Tensor:
 @patch("offload_stale_block")
 def stale_block(pipeline: Pipeline) -> None:
     """Block 2 runs with weights from before the last update."""
-    _at_use(block(pipeline, 2), _older)
+    at_use(block(pipeline, 2), _older)
 
 
 @patch("offload_block_not_loaded")
 def block_not_loaded(pipeline: Pipeline) -> None:
     """Block 4's weights never arrive: the fresh allocation is all zeros."""
-    _at_use(block(pipeline, 4), torch.zeros_like)
+    at_use(block(pipeline, 4), torch.zeros_like)
 
 
 @patch("offload_block_fp8")
 def block_fp8(pipeline: Pipeline) -> None:
     """Block 1 is brought in through float8, which only its neighbours were meant for."""
-    _at_use(block(pipeline, 1), lambda value: value.to(torch.float8_e4m3fn).to(value.dtype))
+    at_use(block(pipeline, 1), lambda value: value.to(torch.float8_e4m3fn).to(value.dtype))
 
 
 @patch("offload_half_copied")
@@ -80,7 +80,7 @@ def half_copied(pipeline: Pipeline) -> None:
         value[len(value) // 2 :] = 0
         return value
 
-    _at_use(block(pipeline, 3), change, lambda call: call == 0)
+    at_use(block(pipeline, 3), change, lambda call: call == 0)
 
 
 @patch("offload_prefetch_race")
@@ -91,7 +91,7 @@ def prefetch_race(pipeline: Pipeline) -> None:
         id(own): value.detach().clone()
         for own, value in zip(target.parameters(), other.parameters(), strict=True)
     }
-    _at_use(target, lambda tensor: foreign[id(tensor)], lambda call: call == 4)
+    at_use(target, lambda tensor: foreign[id(tensor)], lambda call: call == 4)
 
 
 @patch("offload_position_buffer_not_moved")
@@ -114,13 +114,13 @@ def position_buffer_not_moved(pipeline: Pipeline) -> None:
 @patch("offload_stale_text_norm")
 def stale_text_norm(pipeline: Pipeline) -> None:
     """T5's last norm runs with old weights."""
-    _at_use(module(pipeline, "text_encoder.encoder.final_layer_norm"), _older)
+    at_use(module(pipeline, "text_encoder.encoder.final_layer_norm"), _older)
 
 
 @patch("offload_stale_decoder_norm")
 def stale_decoder_norm(pipeline: Pipeline) -> None:
     """The decoder's last norm runs with old weights."""
-    _at_use(module(pipeline, "vae.decoder.norm_out.norm_layer"), _older)
+    at_use(module(pipeline, "vae.decoder.norm_out.norm_layer"), _older)
 
 
 @patch("offload_projection_from_other_layer")
@@ -132,7 +132,7 @@ def projection_from_other_layer(pipeline: Pipeline) -> None:
     def change(value: Tensor) -> Tensor:
         return other[0] if value.dim() == 2 else other[1]
 
-    _at_use(attention.to_q, change)
+    at_use(attention.to_q, change)
 
 
 @patch("offload_generator_on_device")

@@ -17,7 +17,7 @@ from backends.faults.planting import become, stack
 from backends.patches import patch
 
 
-def _step(
+def on_step(
     pipeline: Pipeline,
     before: Callable[[Any, dict[str, Any]], None] | None = None,
     after: Callable[[Any, dict[str, Any], Tensor], Tensor] | None = None,
@@ -53,7 +53,7 @@ def first_order(pipeline: Pipeline) -> None:
         if given["old_pred_original_sample"] is not None:
             given["old_pred_original_sample"] = _clean(scheduler, given)
 
-    _step(pipeline, before)
+    on_step(pipeline, before)
 
 
 def _clean(scheduler: Any, given: dict[str, Any]) -> Tensor:
@@ -74,7 +74,7 @@ def old_sample_stale(pipeline: Pipeline) -> None:
         else:
             given["old_pred_original_sample"] = kept.setdefault("first", old)
 
-    _step(pipeline, before)
+    on_step(pipeline, before)
 
 
 @patch("solver_epsilon_at_last_step")
@@ -88,7 +88,7 @@ def epsilon_at_last_step(pipeline: Pipeline) -> None:
             sample = given["sample"]
             given["model_output"] = (alpha**0.5 * sample - clean) / (1 - alpha) ** 0.5
 
-    _step(pipeline, before)
+    on_step(pipeline, before)
 
 
 @patch("solver_clean_clipped")
@@ -100,7 +100,7 @@ def clean_clipped(pipeline: Pipeline) -> None:
         clean = _clean(scheduler, given).clamp(-1, 1)
         given["model_output"] = (alpha**0.5 * given["sample"] - clean) / (1 - alpha) ** 0.5
 
-    _step(pipeline, before)
+    on_step(pipeline, before)
 
 
 @patch("solver_velocity_bf16")
@@ -110,19 +110,19 @@ def velocity_bf16(pipeline: Pipeline) -> None:
     def before(_scheduler: Any, given: dict[str, Any]) -> None:
         given["model_output"] = given["model_output"].bfloat16().float()
 
-    _step(pipeline, before)
+    on_step(pipeline, before)
 
 
 @patch("solver_result_bf16")
 def result_bf16(pipeline: Pipeline) -> None:
     """The solver's result is rounded to bfloat16 in a float32 run."""
-    _step(pipeline, after=lambda _s, _g, latents: latents.bfloat16().to(latents.dtype))
+    on_step(pipeline, after=lambda _s, _g, latents: latents.bfloat16().to(latents.dtype))
 
 
 @patch("solver_result_scaled")
 def result_scaled(pipeline: Pipeline) -> None:
     """Every step's result is 0.2 % too large."""
-    _step(pipeline, after=lambda _s, _g, latents: latents * 1.002)
+    on_step(pipeline, after=lambda _s, _g, latents: latents * 1.002)
 
 
 @patch("solver_middle_step")
@@ -132,7 +132,7 @@ def middle_step(pipeline: Pipeline) -> None:
     def after(_scheduler: Any, given: dict[str, Any], latents: Tensor) -> Tensor:
         return latents * 1.01 if int(given["timestep"]) == 499 else latents
 
-    _step(pipeline, after=after)
+    on_step(pipeline, after=after)
 
 
 @patch("solver_last_step_skipped")
@@ -142,7 +142,7 @@ def last_step_skipped(pipeline: Pipeline) -> None:
     def after(scheduler: Any, given: dict[str, Any], latents: Tensor) -> Tensor:
         return given["sample"].to(latents.dtype) if _is_last(scheduler, given) else latents
 
-    _step(pipeline, after=after)
+    on_step(pipeline, after=after)
 
 
 @patch("solver_first_step_noise_kept")
@@ -153,7 +153,7 @@ def first_step_noise_kept(pipeline: Pipeline) -> None:
         if int(given["timestep"]) == 999:
             given["model_output"] = given["model_output"] - 0.01 * given["sample"]
 
-    _step(pipeline, before)
+    on_step(pipeline, before)
 
 
 def _multipliers(pipeline: Pipeline, change: Callable[[Any], Any]) -> None:

@@ -13,7 +13,7 @@ from backends.faults.planting import become, module, on_input, on_output, stack,
 from backends.patches import patch
 
 
-def _tokens(pipeline: Pipeline, change: Callable[[Tensor], Tensor]) -> None:
+def on_tokens(pipeline: Pipeline, change: Callable[[Tensor], Tensor]) -> None:
     """Let `change` replace the token ids (1, L) that the encoder is given."""
 
     def act(arguments: Any, keywords: Any) -> tuple[Any, Any]:
@@ -24,7 +24,7 @@ def _tokens(pipeline: Pipeline, change: Callable[[Tensor], Tensor]) -> None:
     on_input(module(pipeline, "text_encoder"), act)
 
 
-def _embeddings(pipeline: Pipeline, change: Callable[[list[str], Tensor], Tensor]) -> None:
+def on_embeddings(pipeline: Pipeline, change: Callable[[list[str], Tensor], Tensor]) -> None:
     """Let `change(prompts, embeddings)` replace what the pipeline gets for `prompts`."""
     pipe = stack(pipeline)
     native = type(pipe)._get_t5_prompt_embeds
@@ -39,19 +39,19 @@ def _embeddings(pipeline: Pipeline, change: Callable[[list[str], Tensor], Tensor
 @patch("text_without_end_token")
 def without_end_token(pipeline: Pipeline) -> None:
     """The end-of-text token is missing."""
-    _tokens(pipeline, lambda ids: ids.masked_fill(ids == 1, 0))
+    on_tokens(pipeline, lambda ids: ids.masked_fill(ids == 1, 0))
 
 
 @patch("text_padding_is_end")
 def padding_is_end(pipeline: Pipeline) -> None:
     """Padded with the end-of-text token, as tokenizers without a padding token do."""
-    _tokens(pipeline, lambda ids: ids.masked_fill(ids == 0, 1))
+    on_tokens(pipeline, lambda ids: ids.masked_fill(ids == 0, 1))
 
 
 @patch("text_padded_left")
 def padded_left(pipeline: Pipeline) -> None:
     """Padding comes before the words."""
-    _tokens(pipeline, lambda ids: torch.stack([r.roll(int((r == 0).sum())) for r in ids]))
+    on_tokens(pipeline, lambda ids: torch.stack([r.roll(int((r == 0).sum())) for r in ids]))
 
 
 @patch("text_cut")
@@ -63,19 +63,19 @@ def cut(pipeline: Pipeline) -> None:
         ids[:, 6:] = 0
         return ids
 
-    _tokens(pipeline, change)
+    on_tokens(pipeline, change)
 
 
 @patch("text_shorter")
 def shorter(pipeline: Pipeline) -> None:
     """Encoded with two tokens less than the model's length."""
-    _embeddings(pipeline, lambda _, found: found[:, :-2])
+    on_embeddings(pipeline, lambda _, found: found[:, :-2])
 
 
 @patch("text_unconditional_zero")
 def unconditional_zero(pipeline: Pipeline) -> None:
     """The empty prompt becomes zeros, as in SAT."""
-    _embeddings(pipeline, lambda words, out: torch.zeros_like(out) if words == [""] else out)
+    on_embeddings(pipeline, lambda words, out: torch.zeros_like(out) if words == [""] else out)
 
 
 @patch("text_unconditional_word")
@@ -100,7 +100,7 @@ def padding_zeroed(pipeline: Pipeline) -> None:
         count = len(tokenizer(words[0]).input_ids)
         return torch.cat((found[:, :count], torch.zeros_like(found[:, count:])), dim=1)
 
-    _embeddings(pipeline, change)
+    on_embeddings(pipeline, change)
 
 
 @patch("text_padding_masked")
@@ -145,7 +145,7 @@ def half(pipeline: Pipeline) -> None:
 @patch("text_bf16")
 def bf16(pipeline: Pipeline) -> None:
     """The embeddings are rounded to bfloat16 in a float32 run."""
-    _embeddings(pipeline, lambda _, found: found.bfloat16().to(found.dtype))
+    on_embeddings(pipeline, lambda _, found: found.bfloat16().to(found.dtype))
 
 
 @patch("text_activation")
@@ -166,4 +166,4 @@ def position_buckets(pipeline: Pipeline) -> None:
 @patch("text_scaled")
 def scaled(pipeline: Pipeline) -> None:
     """The embeddings are 1 % too large."""
-    _embeddings(pipeline, lambda _, found: found * 1.01)
+    on_embeddings(pipeline, lambda _, found: found * 1.01)

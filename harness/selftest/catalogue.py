@@ -14,6 +14,7 @@ plugin. The detector must not be tuned to these rows; what they are for is to me
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Literal
 
 from harness.records import Component, VerdictName
@@ -39,7 +40,8 @@ class Fault:
     `block`, a prefix of the canonical module name of the *first* module that is wrong; `config_key`,
     the setting that is wrong, under the identity's or the case's name; one of `expected` as verdict.
     `second_render` marks a fault that only shows in the process's second render and says what that
-    one must be. `field` is the id of the collected real defect that it re-creates, if there is one.
+    one must be; `further` are overrides of the run without which it would not show. `field` is the id
+    of the collected real defect that it re-creates, if there is one.
     """
 
     id: str
@@ -56,12 +58,13 @@ class Fault:
     field: str | None = None
     expected: tuple[VerdictName, ...] = ("bug",)
     options: tuple[str, ...] = ()
+    further: tuple[str, ...] = ()
 
     @property
     def overrides(self) -> tuple[str, ...]:
         """Overrides of the run on the first of `settings`."""
         patch = () if self.planted == "options" else (f"patch={self.id}",)
-        return self.settings[0].overrides(*self.options, *patch)
+        return (*self.settings[0].overrides(*self.options, *patch), *self.further)
 
     def at(self, setting: Setting) -> Fault:
         """The same fault, run on `setting`."""
@@ -95,32 +98,39 @@ class Healthy:
         return (*self.setting.overrides(*self.options, *patch), *self.further)
 
 
+@cache
 def faults() -> tuple[Fault, ...]:
     """Every planted fault, pairs excluded, in a stable order."""
     from harness.selftest import (
+        rows_adversary,
         rows_after,
+        rows_conditioning,
         rows_inputs,
         rows_machine,
         rows_sat,
         rows_transformer,
         rows_weights,
     )
+    from harness.selftest.spread import spread
 
-    return (
+    rows = (
         *rows_weights.ROWS,
         *rows_transformer.ROWS,
         *rows_inputs.ROWS,
         *rows_machine.ROWS,
         *rows_sat.ROWS,
+        *rows_conditioning.ROWS,
         *rows_after.ROWS,
+        *rows_adversary.ROWS,
     )
+    return spread(rows)
 
 
 def healthy() -> tuple[Healthy, ...]:
     """Every healthy configuration, in a stable order."""
-    from harness.selftest import rows_healthy
+    from harness.selftest import rows_healthy, rows_stacks
 
-    return rows_healthy.ROWS
+    return (*rows_healthy.ROWS, *rows_stacks.ROWS)
 
 
 def pairs() -> tuple[Pair, ...]:

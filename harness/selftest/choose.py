@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -43,7 +44,18 @@ def _pattern(only: str | None, sample: int | None) -> re.Pattern[str]:
 
 
 def _thin(rows: Sequence[Row], sample: int | None) -> list[Row]:
-    """Every n-th row, so that every kind is represented."""
+    """`sample` rows in their order: the same share of every kind, and within it of every model."""
     if sample is None or len(rows) <= sample:
         return list(rows)
-    return [rows[i * len(rows) // sample] for i in range(sample)]
+    sizes = Counter(group for row in rows for group in _groups(row))
+    taken: Counter[str] = Counter()
+    left = dict(enumerate(rows))
+    for _ in range(sample):
+        index = min(left, key=lambda i: [taken[g] / sizes[g] for g in _groups(left[i])])
+        taken.update(_groups(left.pop(index)))
+    return [row for index, row in enumerate(rows) if index not in left]
+
+
+def _groups(row: Fault | Healthy) -> tuple[str, str]:
+    setting = row.settings[0] if isinstance(row, Fault) else row.setting
+    return f"kind {row.kind}", f"{setting.backend} {setting.model} {setting.dtype}"

@@ -10,12 +10,15 @@ from harness.selftest.setting import (
     FIVE,
     FIVE_BF16,
     FIVE_LONG,
+    IMAGE,
+    IMAGE_BF16,
+    LATER,
+    LATER_BF16,
+    LATER_IMAGE,
+    LATER_IMAGE_BF16,
     SAT_FIVE,
     SAT_FIVE_BF16,
-    SAT_FIVE_OWN,
     SAT_TWO,
-    SAT_TWO_BF16,
-    SAT_TWO_OWN,
     TWO,
     TWO_BF16,
     TWO_LONG,
@@ -25,10 +28,11 @@ from harness.selftest.setting import (
 
 _EXACT: tuple[VerdictName, ...] = ("bit_exact",)
 _ROUNDING: tuple[VerdictName, ...] = ("bit_exact", "rounding", "chaotic")
-_DECLARED: tuple[VerdictName, ...] = (*_ROUNDING, "policy")
+DECLARED: tuple[VerdictName, ...] = (*_ROUNDING, "policy")
 
 _FOUR = (TWO, FIVE, TWO_BF16, FIVE_BF16)
-_SAT_FOUR = (SAT_TWO, SAT_FIVE, SAT_TWO_BF16, SAT_FIVE_BF16)
+_MORE = (IMAGE, LATER_BF16, LATER_IMAGE)
+_MORE_OTHERS = (IMAGE_BF16, LATER, LATER_IMAGE_BF16)
 
 
 def _label(setting: Setting) -> str:
@@ -53,7 +57,7 @@ def _patched(
     )  # fmt: skip
 
 
-def _chosen(
+def chosen(
     name: str,
     kind: str,
     summary: str,
@@ -73,19 +77,20 @@ def _chosen(
     )  # fmt: skip
 
 
-def _with_case(setting: Setting, *case: str) -> Setting:
+def with_case(setting: Setting, *case: str) -> Setting:
     return replace(setting, case=(*setting.case, *case))
 
 
 _PATCHES = (
     *_patched("nothing", "the patch seam alone", (TWO, FIVE_BF16), _EXACT),
     *_patched("attention_rewritten", "attention from other code", (TWO, FIVE_BF16)),
-    *_patched("attention_explicit", "attention as products and softmax", _FOUR, field="B01"),
+    *_patched("attention_explicit", "attention as products and softmax", (*_FOUR, *_MORE), field="B01"),
     *_patched("attention_chunked", "queries in chunks", _FOUR, field="B01"),
     *_patched("attention_keys_permuted", "keys in the reverse order", _FOUR, field="B01"),
     *_patched("attention_float32", "attention in float32", (TWO_BF16, FIVE_BF16), field="B01"),
     *_patched("projections_fused", "query, key, value fused", _FOUR),
-    *_patched("branches_split", "guidance branches one by one", (*_FOUR, SAT_TWO, SAT_FIVE_BF16)),
+    *_patched("branches_split", "guidance branches one by one",
+              (*_FOUR, *_MORE, SAT_TWO, SAT_FIVE_BF16)),
     *_patched("weights_not_contiguous", "matrices stored column by column",
               (TWO, FIVE_BF16, SAT_FIVE), field="B06"),
     *_patched("channels_last", "channels-last VAE", (TWO, FIVE, FIVE_BF16), field="B06"),
@@ -93,14 +98,15 @@ _PATCHES = (
               field="B23"),
     *_patched("weights_moved", "weights at odd addresses", (TWO, FIVE_BF16)),
     *_patched("inner_sum_split", "inner sums in two halves", _FOUR, field="B08"),
-    *_patched("jitter", "half an ulp on every block", (*_FOUR, SAT_TWO, SAT_FIVE_BF16)),
+    *_patched("jitter", "half an ulp on every block",
+              (*_FOUR, *_MORE_OTHERS, SAT_TWO, SAT_FIVE_BF16)),
     *_patched("decoder_jitter", "half an ulp in the decoder", (TWO, FIVE_BF16)),
     *_patched("text_jitter", "half an ulp in T5", (FIVE, TWO_BF16)),
-    *_patched("noise_one_ulp", "initial noise one ulp larger", (TWO, FIVE), _DECLARED, "B11"),
+    *_patched("noise_one_ulp", "initial noise one ulp larger", (TWO, FIVE), DECLARED, "B11"),
     *_patched("eta", "eta passed and ignored", (TWO, FIVE_BF16), field="B25"),
     *_patched("norm_out_swapped", "halves stored swapped, with matching code", (TWO, FIVE_BF16),
-              _DECLARED, "B27"),
-    *_patched("last_norm_epsilon", "SAT's eps in the last norm", (TWO, FIVE, TWO_BF16), _DECLARED,
+              DECLARED, "B27"),
+    *_patched("last_norm_epsilon", "SAT's eps in the last norm", (TWO, FIVE, TWO_BF16), DECLARED,
               "B12"),
     *_patched("padding_moved", "decoder pads before its convolutions", (TWO, FIVE_BF16),
               field="B29"),
@@ -113,24 +119,26 @@ _PATCHES = (
 _KERNELS = tuple(
     row
     for kernel in ("math", "flash", "efficient")
-    for row in _chosen(
+    for row in chosen(
         f"attention_{kernel}", "kernel", f"attention kernel {kernel}",
-        _FOUR if kernel == "math" else (TWO, FIVE_BF16), (f"attention={kernel}",), field="B01",
+        (*_FOUR, *_MORE) if kernel == "math" else (TWO, FIVE_BF16), (f"attention={kernel}",),
+        field="B01",
     )
 )  # fmt: skip
 
 _THREADS = (
-    *_chosen("two_threads", "threads", "two threads against one", _FOUR, ("threads=2",),
+    *chosen("two_threads", "threads", "two threads against one", (*_FOUR, *_MORE_OTHERS),
+             ("threads=2",),
              further=("reference.threads=1",), field="B08"),
-    *_chosen("one_thread", "threads", "one thread against two", (SAT_TWO, FIVE), ("threads=1",),
+    *chosen("one_thread", "threads", "one thread against two", (SAT_TWO, FIVE), ("threads=1",),
              further=("reference.threads=2",), field="B08"),
 )  # fmt: skip
 
 _PLACED: tuple[tuple[str, tuple[Model, ...]], ...] = (
-    ("model_offload", ("micro-2b", "micro-5b")),
-    ("sequential_offload", ("micro-2b", "micro-5b")),
-    ("group_offload_block", ("micro-2b", "micro-5b")),
-    ("group_offload_leaf", ("micro-5b",)),
+    ("model_offload", ("micro-2b", "micro-5b", "micro-1.5-5b")),
+    ("sequential_offload", ("micro-2b", "micro-5b", "micro-5b-i2v")),
+    ("group_offload_block", ("micro-2b", "micro-5b", "micro-1.5-5b-i2v")),
+    ("group_offload_leaf", ("micro-5b", "micro-5b-i2v")),
     ("group_offload_block_disk", ("micro-2b",)),
     ("group_offload_leaf_disk", ("micro-5b",)),
 )
@@ -140,7 +148,7 @@ _PLACEMENTS = tuple(
     for placement, models in _PLACED
     for model in models
     for dtype in ("float32", "bfloat16")
-    for row in _chosen(
+    for row in chosen(
         placement, "placement", f"placement {placement}",
         (Setting(model, "diffusers_offload", dtype=dtype),), (f"placement={placement}",),
         field="B03",
@@ -148,65 +156,39 @@ _PLACEMENTS = tuple(
 )  # fmt: skip
 
 _DTYPES = (
-    *_chosen("vae_float32", "dtype", "float32 VAE in a bfloat16 run", (TWO_BF16, FIVE_BF16),
-             ("vae_dtype=float32",), _DECLARED, field="B17"),
-    *_chosen("text_float32", "dtype", "float32 T5 in a bfloat16 run", (TWO_BF16, FIVE_BF16),
-             ("text_dtype=float32",), _DECLARED, field="B19"),
-    *_chosen("vae_bf16", "dtype", "bfloat16 VAE in a float32 run", (TWO, FIVE),
-             ("vae_dtype=bfloat16",), _DECLARED, field="B17"),
-    *_chosen("text_bf16", "dtype", "bfloat16 T5 in a float32 run", (TWO, FIVE),
-             ("text_dtype=bfloat16",), _DECLARED, field="B19"),
-    *_chosen("bf16_against_fp32", "dtype", "bfloat16 against float32", (TWO_BF16, FIVE_BF16),
-             acceptable=_DECLARED, further=("reference.dtype=float32",), field="B18"),
-    *_chosen("slicing", "decoder", "VAE slicing", _FOUR, ("vae_slicing=true",), field="B04"),
-    *_chosen("tiling_on_both", "decoder", "tiling on both sides", (TWO, FIVE_BF16),
+    *chosen("vae_float32", "dtype", "float32 VAE in a bfloat16 run", (TWO_BF16, FIVE_BF16),
+             ("vae_dtype=float32",), DECLARED, field="B17"),
+    *chosen("text_float32", "dtype", "float32 T5 in a bfloat16 run", (TWO_BF16, FIVE_BF16),
+             ("text_dtype=float32",), DECLARED, field="B19"),
+    *chosen("vae_bf16", "dtype", "bfloat16 VAE in a float32 run", (TWO, FIVE),
+             ("vae_dtype=bfloat16",), DECLARED, field="B17"),
+    *chosen("text_bf16", "dtype", "bfloat16 T5 in a float32 run", (TWO, FIVE),
+             ("text_dtype=bfloat16",), DECLARED, field="B19"),
+    *chosen("bf16_against_fp32", "dtype", "bfloat16 against float32", (TWO_BF16, FIVE_BF16),
+             acceptable=DECLARED, further=("reference.dtype=float32",), field="B18"),
+    *chosen("slicing", "decoder", "VAE slicing", (*_FOUR, LATER, IMAGE), ("vae_slicing=true",),
+             field="B04"),
+    *chosen("tiling_on_both", "decoder", "tiling on both sides", (TWO, FIVE_BF16),
              ("vae_tiling=true",), further=("reference.vae_tiling=true",), field="B05"),
 )  # fmt: skip
 
 _CASES = tuple(
     row
     for name, settings, further in (
-        ("rerun", _FOUR, ()),
+        ("rerun", (*_FOUR, *_MORE), ()),
         ("seed_7", (TWO, FIVE_BF16), ("seeds=[7]",)),
         ("two_seeds", (FIVE,), ("seeds=[3,4]",)),
         ("longer", (TWO_LONG, FIVE_LONG, replace(FIVE_LONG, dtype="bfloat16")), ()),
-        ("five_steps", (_with_case(TWO, "steps=5"), _with_case(FIVE_BF16, "steps=5")), ()),
-        ("twelve_steps", (_with_case(FIVE, "steps=12"),), ()),
-        ("small", (_with_case(TWO, "height=32", "width=32"),), ()),
-        ("wide", (_with_case(FIVE_BF16, "width=96"),), ()),
-        ("other_prompt", (_with_case(TWO_BF16, "prompt='a blue square moving right'"),), ()),
-        ("negative_prompt", (_with_case(FIVE, "negative_prompt='a green triangle'"),), ()),
-        ("no_guidance", (_with_case(FIVE, "guidance_scale=1.0", "dynamic_guidance=false"),), ()),
-        ("other_solver", (_with_case(TWO, "sampler=dpm"), _with_case(FIVE, "sampler=ddim")), ()),
+        ("five_steps", (with_case(TWO, "steps=5"), with_case(FIVE_BF16, "steps=5")), ()),
+        ("twelve_steps", (with_case(FIVE, "steps=12"),), ()),
+        ("small", (with_case(TWO, "height=32", "width=32"),), ()),
+        ("wide", (with_case(FIVE_BF16, "width=96"),), ()),
+        ("other_prompt", (with_case(TWO_BF16, "prompt='a blue square moving right'"),), ()),
+        ("negative_prompt", (with_case(FIVE, "negative_prompt='a green triangle'"),), ()),
+        ("no_guidance", (with_case(FIVE, "guidance_scale=1.0", "dynamic_guidance=false"),), ()),
+        ("other_solver", (with_case(TWO, "sampler=dpm"), with_case(FIVE, "sampler=ddim")), ()),
     )
-    for row in _chosen(name, "case", f"the same twice, {name}", settings, further=further)
+    for row in chosen(name, "case", f"the same twice, {name}", settings, further=further)
 )  # fmt: skip
 
-
-def _turned(setting: Setting) -> Setting:
-    """Diffusers as candidate of a SAT reference."""
-    return replace(setting, backend="diffusers", reference="sat")
-
-
-_STACKS = (
-    *_chosen("sat_shared", "stacks", "SAT against Diffusers, all shared", _SAT_FOUR),
-    *_chosen("sat_reference_shared", "stacks", "Diffusers against SAT, all shared",
-             tuple(map(_turned, _SAT_FOUR))),
-    *_chosen("sat_native", "stacks", "SAT against Diffusers, policies of their own",
-             tuple(replace(s, match="native") for s in _SAT_FOUR), acceptable=("policy",)),
-    *_chosen("sat_reference_native", "stacks", "Diffusers against SAT, policies of their own",
-             tuple(replace(_turned(s), match="native") for s in _SAT_FOUR), acceptable=("policy",)),
-    *_chosen("sat_rerun", "stacks", "SAT twice", (SAT_TWO_OWN, SAT_FIVE_OWN)),
-    *_chosen("sat_math", "stacks", "SAT with the math kernel", (SAT_TWO, SAT_FIVE_BF16),
-             ("attention=math",), field="B01"),
-    *_chosen("sat_longer", "stacks", "SAT against Diffusers, 17 frames",
-             (_with_case(SAT_FIVE, "frames=17"), _with_case(SAT_TWO_BF16, "frames=17"))),
-    *_chosen("sat_schedule_own", "stacks", "only the schedule is each stack's own",
-             (SAT_TWO, SAT_FIVE), acceptable=("policy",), further=("match.schedule=own",),
-             field="B13"),
-    *_chosen("sat_latent_dtype_own", "stacks", "only the latents' dtype is each stack's own",
-             (SAT_TWO_BF16, SAT_FIVE_BF16), acceptable=_DECLARED,
-             further=("match.latent_dtype=own",), field="B15"),
-)  # fmt: skip
-
-ROWS = (*_PATCHES, *_KERNELS, *_THREADS, *_PLACEMENTS, *_DTYPES, *_CASES, *_STACKS)
+ROWS = (*_PATCHES, *_KERNELS, *_THREADS, *_PLACEMENTS, *_DTYPES, *_CASES)

@@ -11,7 +11,6 @@ _ANY = (TWO, FIVE)
 _BACK = (FIVE, TWO)
 _NEGATIVE = Setting("micro-2b", case=("negative_prompt='a blue square'",))
 _ODD_STEPS = Setting("micro-2b", case=("steps=12",))
-_FIVE_DDIM = Setting("micro-5b", case=("sampler=ddim",))
 
 
 def _rows(
@@ -125,7 +124,7 @@ _NOISE = _rows("noise", "noise", (
     ("noise_frames_equal", "the same noise in every latent frame", (TWO,), None, None),
     ("noise_truncated", "cut at two standard deviations", _BACK, None, None),
     ("noise_biased", "mean 0.02", (TWO_BF16, TWO), None, None),
-    ("noise_sigma", "initial sigma 0.98", (TWO, _FIVE_DDIM), None, "S08"),
+    ("noise_sigma", "initial sigma 0.98", (TWO,), None, "S08"),
 ))  # fmt: skip
 
 _SOLVER = _rows("solver", "solver", (

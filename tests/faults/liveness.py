@@ -1,12 +1,13 @@
 """Prove that planted faults are live: each against the clean pipeline, in float32, in one process.
 
-    python tests/faults/liveness.py            every fault and setting that is not in the table
+    python tests/faults/liveness.py            every row and setting that is not in the table
     python tests/faults/liveness.py frames_    the faults whose id starts so; other lines stay
 
 The table is LIVENESS.md beside this file; lines of faults that no longer exist are dropped. A fault
 is live in a setting if it moves the final latents, or the frames, by more than 20 times what healthy
 changes do in float32 (2e-6), or gives something that cannot be compared at all. A fault that shows in
-the second render only is compared there.
+the second render only is compared there. Healthy changes that are patches are measured in the same
+way, and must stay below the limit.
 """
 
 from __future__ import annotations
@@ -18,19 +19,18 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from backends import patches, registry
-from backends.base import Case, Inputs, Pipeline
+from backends.base import Case, Inputs, Pipeline, Prediction
 from backends.environment import describe
 from backends.noise import NoiseTape
 from harness.compose import compose_tree
 from harness.config import RunConfig, build
 from harness.folders import conf_folders
-from harness.selftest.catalogue import Fault, faults
+from harness.selftest.catalogue import Fault, faults, healthy
 from harness.selftest.setting import Setting
 
 LIMIT = 20 * 2e-6
@@ -97,7 +97,9 @@ def rendered(pipeline: Pipeline, case: Case, seed: int, decode: bool) -> Result:
     """A native run; without `decode` it is broken off before decoding, which costs two thirds."""
     last: list[Tensor] = []
 
-    def observe(step: int, _t: int, _latents: Tensor, _prediction: Any, result: Tensor) -> None:
+    def observe(
+        step: int, timestep: int, latents: Tensor, prediction: Prediction, result: Tensor
+    ) -> None:
         last[:] = [result]
         if not decode and step == case.steps - 1:
             raise _Enough
@@ -110,12 +112,13 @@ def rendered(pipeline: Pipeline, case: Case, seed: int, decode: bool) -> Result:
 
 def needs_frames(fault: Fault) -> bool:
     """Whether its proof may lie behind the final latents."""
-    return fault.component in ("decoder", "frames", "loop") or fault.second_render is not None
+    behind = fault.component in ("decoder", "frames", "loop") or fault.kind == "harmless"
+    return behind or fault.second_render is not None
 
 
-def second_of(fault: Fault, case: Case) -> tuple[Case, int]:
-    """The case and seed of the render in which the fault shows, if that is the second."""
-    seed = 1 if fault.second_render == "other_seed" else 0
+def second_of(fault: Fault, case: Case, seed: int) -> tuple[Case, int]:
+    """The case and seed of the second render, in which the fault shows."""
+    seed += fault.second_render == "other_seed"
     prompt = OTHER_PROMPT if fault.second_render == "other_prompt" else case.prompt
     return replace(case, prompt=prompt), seed
 
@@ -137,27 +140,39 @@ def distance(reference: Tensor, other: Tensor) -> float:
 
 
 def measured(fault: Fault, setting: Setting) -> Row:
-    setting = replace(setting, dtype="float32")
     config = config_of(fault, setting)
-    case, seed, decode = config.cases[0], 0, needs_frames(fault)
+    decode = needs_frames(fault)
+    videos = [(config.cases[0], seed) for seed in seeds_of(fault)]
+    if fault.second_render is not None:
+        videos.append(second_of(fault, *videos[0]))
     pipeline = opened(config, fault.plugin)
-    note = "" if decode else "not decoded"
     try:
         pipeline.identity()
-        result = rendered(pipeline, case, seed, decode)
-        if fault.second_render is not None:
-            first = distance(clean(setting, case.prompt, seed, decode).frames, result.frames)
-            note = f"second render; the first differs by {first:.1e}"
-            case, seed = second_of(fault, case)
-            result = rendered(pipeline, case, seed, decode)
+        results = [rendered(pipeline, case, seed, decode) for case, seed in videos]
     finally:
         pipeline.close()
-    expected = clean(setting, case.prompt, seed, decode)
-    frames = distance(expected.frames, result.frames) if decode else math.nan
+    right = [clean(setting, case.prompt, seed, decode) for case, seed in videos]
+    pairs = list(zip(right, results, strict=True))
+    frames = [distance(a.frames, b.frames) for a, b in pairs]
+    note = "" if decode else "not decoded"
+    if fault.second_render is not None:
+        note = f"second render; the first differs by {frames[0]:.1e}"
+        pairs, frames = pairs[1:], frames[1:]
     return Row(
-        fault, setting, distance(expected.latents, result.latents), frames,
-        _psnr_db(expected.frames, result.frames), note,
+        fault, setting,
+        max(distance(a.latents, b.latents) for a, b in pairs),
+        max(frames) if decode else math.nan,
+        min(_psnr_db(a.frames, b.frames) for a, b in pairs),
+        note,
     )  # fmt: skip
+
+
+def seeds_of(fault: Fault) -> list[int]:
+    """The seeds that it is rendered with: 0, unless `further` says otherwise."""
+    for item in fault.further:
+        if item.startswith("seeds="):
+            return [int(seed) for seed in item.removeprefix("seeds=").strip("[]").split(",")]
+    return [0]
 
 
 def _psnr_db(reference: Tensor, other: Tensor) -> float:
@@ -167,19 +182,36 @@ def _psnr_db(reference: Tensor, other: Tensor) -> float:
     return -10 * math.log10(error) if error > 0 else math.inf
 
 
+@cache
+def harmless() -> tuple[Fault, ...]:
+    """The healthy changes that are patches, in the form of faults that must not be live."""
+    found: dict[str, Fault] = {}
+    for row in healthy():
+        if row.patch is not None:
+            known = found.get(row.patch)
+            settings = (*(known.settings if known else ()), row.setting)
+            found[row.patch] = Fault(
+                row.patch, "harmless", row.summary, "loop", settings, row.plugin
+            )
+    return tuple(found.values())
+
+
 def settings_of(fault: Fault) -> list[Setting]:
-    """Its settings in float32, each once."""
+    """Its settings, each once: in float32, unless it shows at reduced precision only."""
+    if all(s.dtype == "bfloat16" for s in fault.settings):
+        return list(fault.settings)
     return list(dict.fromkeys(replace(s, dtype="float32") for s in fault.settings))
 
 
 def place(setting: Setting) -> str:
     return " ".join(
-        (setting.backend, setting.model, setting.sampler, *setting.case, *setting.candidate)
-    )
+        (setting.backend, setting.model, setting.sampler,
+         *(("bfloat16",) if setting.dtype == "bfloat16" else ()), *setting.case, *setting.candidate)
+    )  # fmt: skip
 
 
 def line(row: Row) -> str:
-    state = "live" if row.live else "NOT LIVE"
+    state = "live" if row.live else "below"
     return (
         f"| {row.fault.id} | {place(row.setting)} | {row.latents:.1e} | {row.frames:.1e} |"
         f" {row.psnr_db:.1f} | {state}{'; ' + row.note if row.note else ''} |"
@@ -187,10 +219,10 @@ def line(row: Row) -> str:
 
 
 HEAD = """\
-# Liveness of the planted faults
+# Liveness of the planted faults, and harmlessness of the healthy changes
 
 Written by `python tests/faults/liveness.py`: float32, one thread, quick cases, faulty against clean in
-one process. Healthy changes move the latents by up to 2e-6; live is above 4e-5 in latents or frames.
+one process. A fault must be live: above 4e-5 in latents or frames. A harmless change must stay below.
 A distance is infinite where the fault gives something that is not finite or has another shape.
 Frames are decoded (else nan) only for faults that may show behind the final latents alone.
 
@@ -208,7 +240,7 @@ def keep(rows: list[Row]) -> None:
     for text in [*old, *map(line, rows)]:
         if text.endswith(" |") and text.count(" | ") >= 5:
             kept[tuple(text.split(" | ")[:2])] = text
-    order = [(f"| {f.id}", place(s)) for f in faults() for s in settings_of(f)]
+    order = [(f"| {f.id}", place(s)) for f in (*faults(), *harmless()) for s in settings_of(f)]
     versions = ", ".join(f"{k} {v}" for k, v in sorted(describe().items()))
     body = "".join(f"{kept[key]}\n" for key in order if key in kept)
     TABLE.write_text(f"{HEAD}{versions}\n\n{COLUMNS}{body}")
@@ -217,7 +249,8 @@ def keep(rows: list[Row]) -> None:
 def due(prefixes: tuple[str, ...]) -> list[tuple[Fault, Setting]]:
     """What to measure: every fault's first setting before any fault's second."""
     known = TABLE.read_text() if TABLE.is_file() and not prefixes else ""
-    chosen = [fault for fault in faults() if not prefixes or fault.id.startswith(prefixes)]
+    every = (*faults(), *harmless())
+    chosen = [fault for fault in every if not prefixes or fault.id.startswith(prefixes)]
     pairs = [(rank, f, s) for f in chosen for rank, s in enumerate(settings_of(f))]
     pairs.sort(key=lambda pair: pair[0])
     return [(f, s) for _, f, s in pairs if f"| {f.id} | {place(s)} |" not in known]
@@ -225,20 +258,21 @@ def due(prefixes: tuple[str, ...]) -> list[tuple[Fault, Setting]]:
 
 def main(prefixes: tuple[str, ...]) -> int:
     torch.set_num_threads(1)
-    dead = 0
+    wrong = 0
     for fault, setting in due(prefixes):
         try:
             row = measured(fault, setting)
         except Exception as error:
             reason = f"{type(error).__name__}: {error}".replace("\n", " ")
             row = Row(fault, setting, math.nan, math.nan, math.nan, reason)
-        print(line(row), flush=True)
+        right = row.live != (fault.kind == "harmless") and not math.isnan(row.latents)
+        print(line(row) + ("" if right else " <- WRONG"), flush=True)
         gc.freeze()  # closing a pipeline collects garbage; the libraries are none
-        dead += not row.live
-        if row.live:
+        if right:
             keep([row])
-    print(f"{dead} not live")
-    return 1 if dead else 0
+        wrong += not right
+    print(f"{wrong} wrong")
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":
