@@ -14,6 +14,8 @@ accumulated. Tensors are named in one safetensors file; the answer to question `
                                       `<source>.<k>.velocity`
     decode       sources, crop        <i>.frames of the latents named by each source
     run          seed                 final latents of the whole staged run
+    in_use       seed, steps, crop    the weights as they are when used, in a short run of its own
+                                      (`backends.offload_audit`): a fact, and no tensor
     scan         root, and what the   inputs (M, 512), outputs (M, 512); names and moments of the M
                  component needs      modules of component `root` (`backends.scan`)
 
@@ -32,7 +34,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-Kind = Literal["own", "text", "trajectory", "predict", "solve", "decode", "scan", "run"]
+Kind = Literal["own", "text", "trajectory", "predict", "solve", "decode", "scan", "run", "in_use"]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from harness.audit.hazards import hazards
 from harness.cli import main
 from harness.compose import compose_tree
 from harness.config import RunConfig, build
-from harness.folders import conf_folders
+from harness.folders import choices, conf_folders
 from harness.records import Finding
 
 FIVE_B = "THUDM/CogVideoX-5b"
@@ -138,3 +138,52 @@ def test_the_command_lists_them(tmp_path: Path, capsys: pytest.CaptureFixture[st
     ]  # fmt: skip
     assert main(["audit", "one"]) == 2
     assert "two checkpoints" in capsys.readouterr().err
+
+
+def test_no_shipped_case_with_a_shipped_candidate_has_one() -> None:
+    """Every case against every candidate, and each stack as the reference."""
+    folders = conf_folders(None)
+    cases, candidates = (",".join(choices(group, folders)) for group in ("case", "candidate"))
+    for reference in choices("reference", folders):
+        config = configure(
+            f"case=[{cases}]", f"candidate=[{candidates}]", f"reference={reference}",
+            "reference.name=the_reference",
+        )  # fmt: skip
+        assert len(config.cases) * len(config.candidates) > 100
+        assert hazards(config) == []
+
+
+def test_a_candidates_own_case_and_checkpoint_are_looked_at(broken: Model) -> None:
+    """What one side alone changes misleads no less than what both do."""
+    broken.configure("vae/config.json", scaling_factor=1.15258426)
+    said = {
+        hazard.name: hazard.detail
+        for hazard in found(
+            "case=[micro_5b]", "candidate=[diffusers]", "reference.name=whole",
+            "+candidates.diffusers.case={sampler: ddim}",
+            f"candidates.diffusers.checkpoint={broken.folder}",
+        )
+    }  # fmt: skip
+    assert "dynamic guidance with the ddim sampler" in said[
+        "candidates.diffusers.case.dynamic_guidance"
+    ]  # fmt: skip
+    assert "candidates.diffusers.checkpoint" in said["vae.scaling_factor"]
+
+
+def test_hazards_are_printed_before_rendering_and_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = [
+        f"store={tmp_path}/store", f"results={tmp_path}/results", "metrics=[psnr]",
+        "judge.probe=false", "judge.rerun=false", "case=[micro_2b_quick]",
+        "cases.micro_2b_quick.steps=2", "cases.micro_2b_quick.dynamic_guidance=true",
+        "candidate=[diffusers]", "reference.name=whole",
+    ]  # fmt: skip
+    main(["run", *settings])
+    printed = capsys.readouterr()
+    assert printed.err.index("dynamic guidance with the ddim") < printed.err.index("micro_2b_quick ")
+    (folder,) = (tmp_path / "results" / "runs").iterdir()
+    (hazard,) = json.loads((folder / "verdict.json").read_text())["hazards"]
+    assert hazard["name"] == "cases.micro_2b_quick.dynamic_guidance" and hazard["remedy"]
+    for text in ((folder / "report.md").read_text(), (folder / "index.html").read_text()):
+        assert "CogVideoX was tuned for" in text
