@@ -44,9 +44,6 @@ def _in_use(prober: Prober, case: Case, candidate: Target, seed: int) -> InUse:
     try:
         return weights_in_use(prober, case, candidate, seed)
     except (RemoteError, WorkerError) as error:
-        return InUse([
-            Evidence(
-                stage="exact", check="exact.weights_in_use", 
-                outcome="unscored", detail=f"weights could not be hashed in use: {error}",
-            )
-        ])  # fmt: skip
+        said = f"weights could not be hashed in use: {error}"
+        check = "exact.weights_in_use"
+        return InUse([Evidence(stage="exact", check=check, outcome="unscored", detail=said)])

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from os.path import commonprefix
+from itertools import takewhile
 from typing import Any
 
 from backends.base import Case
@@ -92,4 +92,5 @@ def _place(faults: Sequence[Mapping[str, Any]]) -> Place:
 def _module(faults: Sequence[Mapping[str, Any]]) -> str:
     """The innermost module that holds every faulty tensor."""
     paths = [str(fault["tensor"]).split(".")[:-1] for fault in faults]
-    return ".".join(commonprefix(paths))
+    levels = takewhile(lambda level: len(set(level)) == 1, zip(*paths, strict=False))
+    return ".".join(level[0] for level in levels)

@@ -1,8 +1,8 @@
 """The checkpoint audit as part of a run: made by itself where the two sides load other weights.
 
-    equal as loaded                 nothing to explain; said, if the files are not the same
-    different, files on this disk   audited file against file, and the findings handed on
-    different, files elsewhere      said: the digests of what was loaded are all that is known
+equal as loaded                 nothing to explain; said, if the files are not the same
+different, files on this disk   audited file against file, and the findings handed on
+different, files elsewhere      said: the digests of what was loaded are all that is known
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class FilesAudited:
 
 @dataclass(frozen=True)
 class _Files:
-    """Where a variant's weights come from; `transformer` and `lora` None where it has none of its own."""
+    """Where a variant's weights come from; `transformer` and `lora` None where there is none apart."""
 
     model: Path
     transformer: Path | None
@@ -55,13 +55,16 @@ def audit_files(
         return FilesAudited()
     differing = [f for f in compare_pipelines(*opened) if f.kind in ("weights", "config")]
     if not differing:
-        count = len(opened[0].weights)
-        return FilesAudited([_evidence("agrees", f"other files, the same model: all {count} weight"
-                                       " tensors are equal in every bit as they were loaded")])  # fmt: skip
-    result = FilesAudited()
-    for a, b, leave_out in _pairs(*files):
-        _audit(result, a, b, leave_out)
-    return result
+        said = (
+            f"other files, the same model: all {len(opened[0].weights)} weight tensors are equal in"
+            " every bit as they were loaded"
+        )
+        return FilesAudited([_evidence("agrees", said)])
+    audited = [_audited(*pair) for pair in _pairs(*files)]
+    return FilesAudited(
+        [evidence for evidence, _ in audited],
+        [finding for _, findings in audited for finding in findings],
+    )
 
 
 def _files(case: Case, variant: Variant) -> _Files:
@@ -91,32 +94,24 @@ def _transformer(folder: Path) -> Path:
     return inside if inside.is_dir() else folder
 
 
-def _audit(result: FilesAudited, a: Path, b: Path, leave_out: str | None) -> None:
+def _audited(a: Path, b: Path, leave_out: str | None) -> tuple[Evidence, list[Finding]]:
+    """One audit in one sentence, and its findings but those of component `leave_out`."""
     if not (a.exists() and b.exists()):
         missing = b if a.exists() else a
         said = f"{missing} is not on this disk, so only what was loaded of it was compared"
-        result.evidence.append(_evidence("noted", said))
-        return
+        return _evidence("noted", said), []
     try:
         report = audit(a, b)
     except (BackendError, ParityError) as error:
-        result.evidence.append(_evidence("noted", f"the files could not be audited: {error}"))
-        return
+        return _evidence("noted", f"the files could not be audited: {error}"), []
     found = [f for f in report.findings if leave_out is None or f.component != leave_out]
+    equal, of = report.compared.get("identical", 0), sum(report.compared.values())
+    said = f"{b.name} against {a.name}: {equal} of {of} tensors identical up to layout"
     if not found:
-        result.evidence.append(_evidence("agrees", f"{b.name} against {a.name}: no difference"))
-        return
+        return _evidence("agrees", f"{said}, and nothing found in what is run of them"), []
     told = "; ".join(finding.detail for finding in found[:_SHOWN])
     more = f"; and {len(found) - _SHOWN} findings more" if len(found) > _SHOWN else ""
-    equal = report.compared.get("identical", 0)
-    of = sum(report.compared.values())
-    result.evidence.append(
-        _evidence(
-            "noted",
-            f"{b.name} against {a.name}: {equal} of {of} tensors identical up to layout; {told}{more}",
-        )
-    )
-    result.findings.extend(found)
+    return _evidence("noted", f"{said}; {told}{more}"), found
 
 
 def _evidence(outcome: Outcome, detail: str) -> Evidence:

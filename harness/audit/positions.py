@@ -57,7 +57,9 @@ def _learned(pair: Pair, source: Source) -> Finding | None:
             if fresh
             else f"the sin-cos default (interpolation {scale})"
         )
-        what = f"{came} stands where the reference has learned positions: the embedding was not loaded"
+        what = (
+            f"{came} stands where the reference has learned positions: the embedding was not loaded"
+        )
     return Finding(
         kind="weights",
         name=_NAME,

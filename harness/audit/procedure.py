@@ -34,8 +34,8 @@ def audit_checkpoints(
     Two LoRA files are compared by what they add; a LoRA as candidate is held against the model.
     `dtype` is the precision that the candidate is meant to be stored in: the reference rounded to it
     then counts as identical, and its range is checked. `lora` is what was meant to be fused into the
-    candidate, at `strength`. Holds one tensor of each side in memory. Raises `CheckpointError` for what cannot be
-    read, `ParityError` where nothing can be compared.
+    candidate, at `strength`. Holds one tensor of each side in memory. Raises `CheckpointError` for
+    what cannot be read, `ParityError` where nothing can be compared.
     """
     started = time.perf_counter()
     left, right = open_lora_source(reference), open_lora_source(candidate)

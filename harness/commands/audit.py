@@ -71,7 +71,9 @@ def run(args: argparse.Namespace) -> int:
     if not (math.isfinite(args.lora_scale) and args.lora_scale != 0):
         raise ParityError(f"--lora-scale {args.lora_scale:g}: give a finite number other than 0")
     if args.lora_scale != 1.0 and args.lora is None:
-        raise ParityError("--lora-scale says how strongly a LoRA was fused; name the LoRA with --lora")
+        raise ParityError(
+            "--lora-scale says how strongly a LoRA was fused; name the LoRA with --lora"
+        )
     if len(args.what) != 2:
         raise ParityError(
             f"parity audit compares two checkpoints, and {len(args.what)} were named; see"
