@@ -106,12 +106,17 @@ def _audited(a: Path, b: Path, leave_out: str | None) -> tuple[Evidence, list[Fi
         return _evidence("noted", f"the files could not be audited: {error}"), []
     found = [f for f in report.findings if leave_out is None or f.component != leave_out]
     equal, of = report.compared.get("identical", 0), sum(report.compared.values())
-    said = f"{b.name} against {a.name}: {equal} of {of} tensors identical up to layout"
+    said = f"{_short(b)} against {_short(a)}: {equal} of {of} tensors identical up to layout"
     if not found:
         return _evidence("agrees", f"{said}, and nothing found in what is run of them"), []
     told = "; ".join(finding.detail for finding in found[:_SHOWN])
     more = f"; and {len(found) - _SHOWN} findings more" if len(found) > _SHOWN else ""
     return _evidence("noted", f"{said}; {told}{more}"), found
+
+
+def _short(folder: Path) -> str:
+    """A folder's name, with its parent's where it is only a component's."""
+    return f"{folder.parent.name}/{folder.name}" if folder.name == "transformer" else folder.name
 
 
 def _evidence(outcome: Outcome, detail: str) -> Evidence:
