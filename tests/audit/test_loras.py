@@ -211,4 +211,4 @@ def test_a_lora_that_was_cast_to_eight_bits(
         assert f"8 layers were rounded to {name}" in said[0]
     large = {name: (1e5 * tensor).to(dtype).float() for name, tensor in matrices().items()}
     report = audit(model.folder / "transformer", saved(large, file))
-    assert "8 layers hold NaN or infinity" in report.findings[0].detail
+    assert "layers hold NaN or infinity" in report.findings[0].detail
