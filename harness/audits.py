@@ -24,7 +24,7 @@ def with_audits(
 ) -> Local:
     """`local` with the audits of its pair before its own evidence, because they name a cause.
 
-    `opened` are the two pipelines as they were opened for rendering.
+    `opened` are the two pipelines as they were opened before.
     """
     before = prober.fresh_calls
     used = _in_use(prober, case, sides[1], seed) if moves_weights(sides[1]) else InUse([])
