@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from backends.base import Case, Variant
-from harness.cli import main
+from harness.compose import compose_tree
+from harness.config import build
 from harness.connect import in_process
-from harness.errors import EXIT_DIFFERENT
+from harness.folders import conf_folders
 from harness.offload_probe import InUse, moves_weights, weights_in_use
 from harness.prober import Prober, Target
+from harness.probing import probe_pairs
 from harness.store import Store
 
 PLUGIN = "backends.faults.offload"
@@ -81,17 +82,17 @@ def test_a_planted_fault_is_named_with_its_module(
 
 def test_the_verdict_names_the_module(tmp_path: Path) -> None:
     """The fault that usual gates on the frames pass: the decoder's last norm with old weights."""
-    settings = [
-        f"store={tmp_path}/store", f"results={tmp_path}/results", "metrics=[psnr]",
-        "case=[micro_2b_quick]", "cases.micro_2b_quick.steps=2", "candidate=[diffusers_model_offload]",
-        "candidates.diffusers_model_offload.patch=offload_stale_decoder_norm",
-        "judge.rerun=false", "judge.probe_seeds=[0,1]", "judge.calibration_seeds=[1000001]",
+    name = "diffusers_model_offload"
+    overrides = [
+        f"store={tmp_path}/store", f"results={tmp_path}/results", "case=[micro_2b_quick]",
+        "cases.micro_2b_quick.steps=2", f"candidate=[{name}]",
+        f"candidates.{name}.patch=offload_stale_decoder_norm",
+        "judge.probe_seeds=[0,1]", "judge.calibration_seeds=[1000001]",
     ]  # fmt: skip
-    assert main(["run", *settings, "--plugin", PLUGIN]) == EXIT_DIFFERENT
-    verdict = json.loads((tmp_path / "results" / "latest" / "verdict.json").read_text())
-    (pair,) = verdict["pairs"]
-    assert pair["verdict"] == "bug"
-    cause = pair["findings"][0]
-    assert (cause["component"], cause["block"]) == ("decoder", "vae.decoder.norm_out.norm_layer")
-    checks = [e for e in pair["evidence"] if e["check"] == "exact.weights_in_use"]
-    assert [c["outcome"] for c in checks] == ["differs"]
+    config = build(compose_tree(overrides, conf_folders(None)))
+    (pair,) = probe_pairs(config, [PLUGIN], Store(config.store), tmp_path, in_process)
+    assert pair.verdict == "bug"
+    cause = pair.findings[0]
+    assert (cause.component, cause.block) == ("decoder", "vae.decoder.norm_out.norm_layer")
+    checks = [e for e in pair.evidence if e.check == "exact.weights_in_use"]
+    assert [check.outcome for check in checks] == ["differs"]
