@@ -105,6 +105,13 @@ def test_several_settings_at_once_are_named() -> None:
     assert found("case=[micro_5b]", "candidate=[diffusers_model_offload]") == []
 
 
+def test_a_dtype_that_is_written_out_is_no_other_setting() -> None:
+    """float16's incident keeps VAE and text in float32, as the reference has them by default."""
+    for candidate in ("float16", "bfloat16"):
+        said = [h.detail for h in found("experiment=incident/fp16_black") if candidate in h.detail]
+        assert not any("differ at once" in detail for detail in said)
+
+
 def test_a_model_that_is_not_as_its_family_was_trained(broken: Model) -> None:
     broken.configure("vae/config.json", scaling_factor=1.15258426)
     broken.configure("scheduler/scheduler_config.json", timestep_spacing=None, snr_shift_scale=3.0)
