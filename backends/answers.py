@@ -14,6 +14,7 @@ from backends.base import Case, Inputs, Pipeline, Prediction, Run, ScheduleTable
 from backends.errors import InvalidRequest
 from backends.healthy import healthy
 from backends.noise import NoiseTape
+from backends.offload_audit import audit_offload
 from backends.questions import Question, nearest
 from backends.scan import scanning
 from backends.stand_in import answering
@@ -56,6 +57,7 @@ def answer(
         "run": _whole_run,
         "guide": _guide,
         "advance": _advance,
+        "in_use": _in_use,
     }
     for question in questions:
         if question.kind not in kinds:
@@ -241,3 +243,21 @@ def _whole_run(asked: _Asked) -> None:
         asked.answers.guided_calls += 1
         latents = run.step(latents, prediction, step, tape)
     asked.put("final", latents.float())
+
+
+def _in_use(asked: _Asked) -> None:
+    """Text, the given steps and a piece of the decoder, every weight hashed inside the module that
+    uses it and held against what the pipeline says that it holds."""
+    question, pipeline = asked.question, asked.pipeline
+
+    def short_run() -> None:
+        tape = NoiseTape(question.seed)
+        run = asked.run(tape)
+        latents = run.initial_latents(tape)
+        for step in question.steps:
+            run.predict(latents, step)
+            asked.answers.guided_calls += 1
+        run.decode(latents[..., : question.crop, : question.crop].contiguous())
+
+    found = audit_offload(pipeline, pipeline.identity(), short_run)
+    asked.answers.facts[question.id] = found.to_json()

@@ -86,7 +86,9 @@ def _loaded(cls: Any, folder: Path, source: Source, dtypes: Any, **given: Any) -
 
 def _transformer_folder(given: str) -> Path:
     """The folder itself, or `transformer` in it where it is a whole pipeline's."""
-    path = Path(given).expanduser()
+    from backends.micro import checkpoint_path
+
+    path = checkpoint_path(given)
     inside = path / "transformer"
     found = inside if inside.is_dir() else path
     if not (found / "config.json").is_file():
@@ -98,12 +100,10 @@ def _transformer_folder(given: str) -> Path:
 
 
 def _folder(source: Source) -> Path:
-    from backends.micro import MODELS, model_path
+    from backends.micro import MODELS, checkpoint_path
 
     model = source.model
-    if model in MODELS:
-        return model_path(model)
-    path = Path(model).expanduser()
+    path = checkpoint_path(model)
     if path.is_dir():
         return path
     if path.exists():

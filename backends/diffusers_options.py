@@ -32,7 +32,8 @@ class DiffusersOptions:
     """How Diffusers runs a model; `conf/backend/diffusers.yaml` says what each option means.
 
     `vae_dtype` and `text_dtype` are None where they follow `dtype`; `revision` and `variant` None
-    where the hub's default is wanted, and `transformer` None where the model's own is.
+    where the hub's default is wanted, `checkpoint` None where the case's model is run, and
+    `transformer` where its own transformer is.
     """
 
     dtype: str = "float32"
@@ -48,6 +49,7 @@ class DiffusersOptions:
     revision: str | None = None
     variant: str | None = None
     use_safetensors: bool = True
+    checkpoint: str | None = None
     transformer: str | None = None
     lora: str | None = None
     lora_scale: float = 1.0

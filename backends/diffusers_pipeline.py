@@ -90,6 +90,7 @@ class DiffusersPipeline:
             "vae": self._vae_dtype,
             "text_encoder": self._text_dtype,
         }
+        model = options.checkpoint or model
         source = Source(
             model, options.revision, options.variant, options.use_safetensors, options.transformer
         )

@@ -58,9 +58,9 @@ def open_fitting(lora: str, shapes: Mapping[str, tuple[int, ...]], model: str) -
     """
     from backends.checkpoints import open_lora
     from backends.checkpoints.lora import A, B, listed
-    from backends.micro import lora_path
+    from backends.micro import checkpoint_path
 
-    opened = open_lora(lora_path(lora))
+    opened = open_lora(checkpoint_path(lora))
     strange = [name for name in opened.modules if f"{name}.weight" not in shapes]
     if strange:
         raise CheckpointError(

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import wraps
 from typing import Any, Literal
 
@@ -25,6 +25,8 @@ from backends.trace import digest
 
 _TIED = {"text_encoder.encoder.embed_tokens.weight": "text_encoder.shared.weight"}
 """T5 uses its embedding under the first name; an identity lists it under the second."""
+
+_FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 
 Kind = Literal["stale", "dtype", "missing", "device"]
 
@@ -54,6 +56,10 @@ class OffloadAudit:
     unused: tuple[str, ...] = ()
     faults: list[OffloadFault] = field(default_factory=list[OffloadFault])
     error: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain types only."""
+        return asdict(self) | {"checked": sorted(self.checked), "unused": list(self.unused)}
 
 
 def audit_offload(
@@ -86,6 +92,7 @@ class _Watch:
     def __init__(self, expected: Identity) -> None:
         self.result = OffloadAudit()
         self._expected = expected
+        self._owners = {value: name for name, value in expected.weights.items()}
         self._names: defaultdict[str, list[str]] = defaultdict(list)
         for name in expected.weights:
             module, _, tensor = name.rpartition(".")
@@ -136,8 +143,20 @@ class _Watch:
             self._tell("dtype", name, f"{name} is {came}, expected {wanted}")
             return
         value = tensor.detach() if parameter is not None else tensor.to(self._table_dtype)
-        if digest(value) != self._expected.weights[listed]:
-            self._tell("stale", name, f"{name} has other values than when it was loaded")
+        found = digest(value)
+        if found != self._expected.weights[listed]:
+            self._tell("stale", name, f"{name} {self._resembles(value, found)}")
+
+    def _resembles(self, value: Tensor, found: str) -> str:
+        """What the values are that are not those that were loaded, in words."""
+        if not value.any():
+            return "is all zeros: it never arrived"
+        if (owner := self._owners.get(found)) is not None:
+            return f"holds the values of {owner}"
+        for dtype in _FLOAT8:
+            if torch.equal(value.to(dtype).to(value.dtype), value):
+                return f"was rounded to {str(dtype).removeprefix('torch.')}"
+        return "has other values than when it was loaded"
 
     def _tell(self, kind: Kind, name: str, detail: str) -> None:
         if (kind, name) not in self._told:

@@ -19,6 +19,8 @@ accumulated. Tensors are named in one safetensors file; the answer to question `
     advance      seed, steps, source, <until>.in: the solver from step 0 on `<source>.0.in` to before
                  sources, until       step `until`, on `<sources[i]>.<steps[i]>.velocity` from
                                       `steps[i]` on
+    in_use       seed, steps, crop    the weights as they are when used, in a short run of its own
+                                      (`backends.offload_audit`): a fact, and no tensor
     scan         root, and what the   inputs (M, 512), outputs (M, 512); names and moments of the M
                  component needs      modules of component `root` (`backends.scan`)
 
@@ -40,7 +42,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 Kind = Literal[
-    "own", "text", "trajectory", "predict", "solve", "decode", "scan", "run", "guide", "advance"
+    "own", "text", "trajectory", "predict", "solve", "decode", "scan", "run", "guide", "advance",
+    "in_use",
 ]  # fmt: skip
 
 

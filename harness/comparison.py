@@ -42,8 +42,11 @@ from harness.records import Component, Evidence, Finding, PipelineRecord, Render
 from harness.store import Store
 from harness.worker_client import RemoteError
 
-UNDECLARED = frozenset({*FULL_PRECISION, "device", "placement", "attention", "use_stream"})
-"""Options that change where and in which precision a model runs, but not what it computes."""
+UNDECLARED = frozenset(
+    {*FULL_PRECISION, "device", "placement", "attention", "use_stream", "checkpoint", "transformer"}
+)
+"""Options that change where, in which precision and from which files a model runs, but are not meant
+to change what it computes."""
 
 
 ROLES = ("reference", "candidate")

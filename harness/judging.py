@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from backends.base import Case, Variant
+from harness.audits import with_audits
 from harness.comparison import Local, compare_equal, compare_locally, equalising
 from harness.config import CandidateSpec, RunConfig
 from harness.errors import WorkerError
@@ -58,6 +59,7 @@ class Judging:
         with self._prober() as prober:
             for pair in pairs:
                 self._probe(prober, pair)
+                self._audit(prober, pair)
         results = [self._judge(pair) for pair in pairs]
         if not self._config.judge.shares:
             return results
@@ -216,6 +218,22 @@ class Judging:
             return replace(local, evidence=[*local.evidence, noted])
         spent = local.guided_calls + prober.fresh_calls - before
         return replace(local, shares=shares, guided_calls=spent)
+
+    def _audit(self, prober: Prober, pair: _Pair) -> None:
+        """Add the audits of what lies beneath the stages to a pair that was compared."""
+        local = self._local.get(_key(pair))
+        renders = self._renders(pair, self._config.seeds, ())
+        keys = (renders.reference[0].pipeline_key, renders.candidate[0].pipeline_key)
+        if local is None or keys[0] is None or keys[1] is None:
+            return
+        sides = (
+            self._target(pair, self._config.reference.name),
+            self._target(pair, pair.candidate.name),
+        )
+        opened = self._store.pipeline(keys[0]), self._store.pipeline(keys[1])
+        self._local[_key(pair)] = with_audits(
+            local, prober, pair.case, sides, opened, self._config.judge.probe_seeds[0]
+        )
 
     def _target(self, pair: _Pair, variant: str) -> Target:
         job = next(j for j, _ in self._rendered if j.variant.name == variant)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from backends.base import Case, TraceOptions, Variant
-from backends.micro import MODELS, lora_path, media_path, model_path
+from backends.micro import MODELS, checkpoint_path, media_path
 from harness.errors import ConfigError
 from harness.integrity import file_sha256
 from harness.records import SCHEMA_VERSION
@@ -27,7 +27,7 @@ def model_fingerprint(model: str) -> str:
 
     Raises `ConfigError` when `model` is none of: a micro model, a folder, an `owner/name` hub id.
     """
-    folder = model_path(model) if model in MODELS else Path(model).expanduser()
+    folder = checkpoint_path(model)
     if folder.is_dir():
         return path_digest(str(folder))
     owner, _, name = model.partition("/")
@@ -45,7 +45,7 @@ def model_fingerprint(model: str) -> str:
 @cache
 def path_digest(given: str) -> str:
     """Identify what lies under a path: a file, a folder, or a folder of code by its Python sources."""
-    path = lora_path(given).expanduser()
+    path = checkpoint_path(given)
     if path.is_file():
         return file_sha256(path)
     if not path.is_dir():

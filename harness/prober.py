@@ -128,6 +128,10 @@ class Prober:
         )
         return _read(self._store.folder("probes", key))
 
+    def reopen(self) -> None:
+        """Let the next question that the store does not answer open its pipeline anew."""
+        self._close()
+
     def _key(
         self,
         target: Target,

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from backends.base import Case, Variant
 from backends.questions import Question
+from harness.audits import with_audits
 from harness.comparison import compare_locally, equalising
 from harness.config import CandidateSpec, RunConfig, VariantSpec
 from harness.connect import Connector, in_own_process
@@ -44,16 +45,17 @@ def _pair(
     prober: Prober, store: Store, config: RunConfig, case: Case, candidate: CandidateSpec
 ) -> PairResult:
     mine, other = _target(config.reference), _target(candidate)
-    names = (config.reference.name, candidate.name)
+    names, seed = (config.reference.name, candidate.name), config.judge.probe_seeds[0]
     try:
         pipelines = (
-            _identity(prober, case, mine, config.judge.probe_seeds[0]),
-            _identity(prober, replace(case, **candidate.case), other, config.judge.probe_seeds[0]),
+            _identity(prober, case, mine, seed),
+            _identity(prober, replace(case, **candidate.case), other, seed),
         )
         local = compare_locally(
             prober, store, case, mine, other, (), config.judge, equalising(*pipelines),
             candidate.case,
         )  # fmt: skip
+        local = with_audits(local, prober, case, (mine, other), pipelines, seed)
     except (RemoteError, WorkerError) as error:
         return judge_unrendered(case, names, candidate.match.share, None, _lost(error))
     return judge_unrendered(case, names, candidate.match.share, local, None)

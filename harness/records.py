@@ -230,6 +230,7 @@ class RunResult(Record):
     """`verdict.json`: every pair of one run, and how it came about.
 
     `commit` is the commit of the working directory that the run was started in, if it has one.
+    `hazards` are settings that were named before anything was rendered (`harness.audit.hazards`).
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -240,3 +241,4 @@ class RunResult(Record):
     pairs: list[PairResult]
     exit_code: int
     commit: str | None = None
+    hazards: list[Finding] = []

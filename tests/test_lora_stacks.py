@@ -11,7 +11,7 @@ import torch
 from backends import registry
 from backends.base import Case, Identity, Inputs
 from backends.checkpoints import convert, open_lora
-from backends.micro import LORAS, lora_path
+from backends.micro import LORAS, checkpoint_path
 from backends.micro.lora import ALPHA, RANK
 from backends.noise import NoiseTape
 
@@ -61,7 +61,7 @@ def test_every_way_computes_the_same(
 ) -> None:
     expected, shared, identity = reference
     lora = (
-        str(convert(lora_path(NAME), tmp_path / "sat", "sat").destination)
+        str(convert(checkpoint_path(NAME), tmp_path / "sat", "sat").destination)
         if form == "sat"
         else NAME
     )
@@ -83,7 +83,7 @@ def test_the_lora_does_something(
 
 
 def test_what_is_embedded(tmp_path: Path) -> None:
-    lora = open_lora(lora_path(NAME))
+    lora = open_lora(checkpoint_path(NAME))
     assert {(m.rank, m.alpha) for m in lora.modules.values()} == {(RANK, ALPHA)}
     assert not any("blocks.2." in name for name in lora.modules)
-    assert sum(p.stat().st_size for p in lora_path(NAME).iterdir()) < 100_000
+    assert sum(p.stat().st_size for p in checkpoint_path(NAME).iterdir()) < 100_000

@@ -21,6 +21,8 @@ MEDIA: tuple[str, ...] = ("red-circle.png", "blue-square-clip.png")
 LORAS: tuple[str, ...] = ("micro-5b-magenta",)
 """LoRAs of these models, in Diffusers' format."""
 
+MADE_PREFIX = "made:"
+
 
 def model_path(name: str) -> Path:
     """The Diffusers pipeline folder of micro model `name`. Raises `KeyError` for an unknown name."""
@@ -46,6 +48,16 @@ def _known(kind: str, name: str, names: Sequence[str]) -> str:
     return name
 
 
-def lora_path(name: str) -> Path:
-    """The folder of micro LoRA `name`; any other name is a path of the user's."""
-    return Path(__file__).parent / "weights" / name if name in LORAS else Path(name).expanduser()
+def checkpoint_path(given: str) -> Path:
+    """What an option, a case or a command names: a micro model or LoRA, `made:NAME`, or a path.
+
+    `made:NAME` is made when first asked for (`backends.micro.made`); raises `CheckpointError` if it
+    cannot be. A path is not checked.
+    """
+    if given.startswith(MADE_PREFIX):
+        from backends.micro.made import made
+
+        return made(given.removeprefix(MADE_PREFIX))
+    if given in (*MODELS, *LORAS):
+        return Path(__file__).parent / "weights" / given
+    return Path(given).expanduser()

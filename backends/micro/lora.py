@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from backends.micro import LORAS, lora_path, model_path
+from backends.micro import LORAS, checkpoint_path, model_path
 from backends.micro.assemble import LOUD_BLOCK
 from backends.micro.clips import draw, scene
 from backends.micro.optim import cosine
@@ -104,7 +104,7 @@ def train(pipe: Any, latents: Tensor, text: Tensor) -> None:
 def main(arguments: list[str]) -> None:
     """Train and write `pytorch_lora_weights.safetensors`."""
     parser = argparse.ArgumentParser(description="Train the embedded LoRA.")
-    parser.add_argument("--out", type=Path, default=lora_path(LORAS[0]))
+    parser.add_argument("--out", type=Path, default=checkpoint_path(LORAS[0]))
     args = parser.parse_args(arguments)
     peft = import_module("peft")
     torch.manual_seed(SEED)

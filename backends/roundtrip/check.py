@@ -91,7 +91,7 @@ def _driven(asked: RoundTrip, scratch: Path) -> dict[str, Any]:
         state = driver.state(pipeline)
         stages["load"] = _judged(compare_tensors(_named_in(before.tensors, state), state))
         digests = {name: digest(tensor) for name, tensor in state.items()}
-        step = _step(driver.trainable(pipeline), again)
+        step = zero_rate_step(driver.trainable(pipeline), again)
         state = driver.state(pipeline)
         stages["step"] = _moved(digests, state)
         driver.save(pipeline, after)
@@ -205,7 +205,7 @@ def _driver(stack: Format) -> Any:
     return DiffusersDriver
 
 
-def _step(parameters: list[nn.Parameter], output: Callable[[], Tensor]) -> dict[str, Any]:
+def zero_rate_step(parameters: list[nn.Parameter], output: Callable[[], Tensor]) -> dict[str, Any]:
     """One AdamW step with learning rate 0 on the mean square of the transformer's output."""
     for parameter in parameters:
         parameter.requires_grad_(True)

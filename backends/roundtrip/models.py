@@ -14,7 +14,7 @@ from backends.checkpoints.lora_diffusers import write_diffusers_lora
 from backends.checkpoints.lora_sat import LAYERS
 from backends.checkpoints.report import Format
 from backends.errors import CheckpointError
-from backends.micro import MODELS, lora_path, model_path
+from backends.micro import MODELS, checkpoint_path
 from backends.noise import standard_normal
 from backends.roundtrip.function import Natural
 
@@ -24,7 +24,7 @@ RANK, ALPHA = 4, 2.0
 
 def model_folder(model: str, stack: Format, scratch: Path) -> Path:
     """The folder of `model` in the format of `stack`, converted into `scratch` if it has another."""
-    folder = model_path(model) if model in MODELS else Path(model).expanduser()
+    folder = checkpoint_path(model)
     if not folder.is_dir():
         raise CheckpointError(
             f"no model {model!r}: expected a micro model ({', '.join(MODELS)}) or a local folder"
@@ -42,7 +42,7 @@ def lora_folder(lora: str | None, sizes: Natural, stack: Format, scratch: Path) 
         tensors, modules = _fresh(sizes)
         write_diffusers_lora(path / WEIGHT_NAME, tensors, modules, None)
     else:
-        path = lora_path(lora)
+        path = checkpoint_path(lora)
     if open_lora(path).format == stack:
         return path.resolve()
     return convert(path, scratch / f"lora-{stack}", stack).destination

@@ -149,8 +149,6 @@ class SatPipeline:
 
 def _chosen_folder(model: str, options: SatOptions) -> Path:
     """The folder that holds the model: the option `checkpoint`, else the case's `model`."""
-    from backends.micro import MODELS, model_path
+    from backends.micro import checkpoint_path
 
-    if options.checkpoint is not None:
-        return Path(options.checkpoint).expanduser()
-    return model_path(model) if model in MODELS else Path(model).expanduser()
+    return checkpoint_path(model if options.checkpoint is None else options.checkpoint)

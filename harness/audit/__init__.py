@@ -23,20 +23,18 @@ def audit(
     *,
     dtype: str | None = None,
     lora: str | Path | None = None,
+    lora_scale: float = 1.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> AuditReport:
     """Compare two checkpoints: model folders, component folders, weight files, or micro models.
 
     `dtype` is the precision that the candidate is meant to be stored in ("bfloat16", ...).
-    `lora` is the LoRA file that was meant to be fused into the candidate. `progress` is told the
-    bytes read so far and in all. Raises `CheckpointError`, `ParityError`.
+    `lora` is the LoRA file that was meant to be fused into the candidate, `lora_scale` times.
+    `progress` is told the bytes read so far and in all. Raises `CheckpointError`, `ParityError`.
     """
-    from backends.micro import MODELS, model_path
+    from backends.micro import checkpoint_path
     from harness.audit.procedure import audit_checkpoints
 
-    paths = [
-        model_path(str(name)) if str(name) in MODELS else Path(name).expanduser()
-        for name in (reference, candidate)
-    ]
-    meant = None if lora is None else Path(lora).expanduser()
-    return audit_checkpoints(paths[0], paths[1], dtype, meant, progress)
+    paths = [checkpoint_path(str(name)) for name in (reference, candidate)]
+    meant = None if lora is None else checkpoint_path(str(lora))
+    return audit_checkpoints(paths[0], paths[1], dtype, meant, progress, lora_scale)

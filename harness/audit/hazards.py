@@ -7,13 +7,14 @@ where they are on this machine, and else from its name.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from backends.base import Case
 from harness.audit.hazards_of_pairs import pair_hazards
 from harness.audit.models import Model, look_up
 from harness.audit.precision import precision_hazards
 from harness.audit.settings import own_faults
-from harness.config import RunConfig
+from harness.config import RunConfig, VariantSpec
 from harness.records import Finding
 
 _LATENT_PX = 8
@@ -28,19 +29,33 @@ def hazards(config: RunConfig) -> list[Finding]:
     found: list[Finding] = []
     for case in config.cases:
         model = look_up(case.model)
-        found += _case_hazards(case, model)
-        found += precision_hazards(config.reference, model, "reference", own_text=True)
+        found += _case_hazards(case, model, f"cases.{case.name}")
+        found += own_faults(model.settings, f"model {case.model}")
+        found += _variant_hazards(config.reference, model, "reference", own_text=True)
         for candidate in config.candidates:
             place, own_text = f"candidates.{candidate.name}", candidate.match.text == "own"
-            found += precision_hazards(candidate, model, place, own_text=own_text)
+            found += _variant_hazards(candidate, model, place, own_text=own_text)
+            if candidate.case:
+                changed = replace(case, **candidate.case)
+                found += _case_hazards(changed, model, f"{place}.case")
     for candidate in config.candidates:
         found += pair_hazards(config.reference, candidate)
     unique = {(finding.name, finding.detail): finding for finding in found}
     return list(unique.values())
 
 
-def _case_hazards(case: Case, model: Model) -> Iterator[Finding]:
-    where = f"cases.{case.name}"
+def _variant_hazards(
+    variant: VariantSpec, model: Model, place: str, *, own_text: bool
+) -> Iterator[Finding]:
+    """What one variant makes of `model`, or of the checkpoint that it runs in its place."""
+    checkpoint = variant.options.get("checkpoint")
+    if checkpoint is not None:
+        model = look_up(str(checkpoint))
+        yield from own_faults(model.settings, f"{place}.checkpoint, {checkpoint}")
+    yield from precision_hazards(variant, model, place, own_text=own_text)
+
+
+def _case_hazards(case: Case, model: Model, where: str) -> Iterator[Finding]:
     if case.dynamic_guidance and case.sampler == "ddim":
         yield _hazard(
             f"{where}.dynamic_guidance",
@@ -52,7 +67,6 @@ def _case_hazards(case: Case, model: Model) -> Iterator[Finding]:
     yield from _frame_hazards(case, model, where)
     yield from _size_hazards(case, model, where)
     yield from _text_hazards(case, model)
-    yield from own_faults(model.settings, f"model {case.model}")
 
 
 def _frame_hazards(case: Case, model: Model, where: str) -> Iterable[Finding]:

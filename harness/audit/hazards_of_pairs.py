@@ -69,8 +69,16 @@ def differing_options(reference: VariantSpec, candidate: VariantSpec) -> dict[st
     return {
         key: (left.get(key), right.get(key))
         for key in sorted(keys - _HARMLESS - _SOURCES)
-        if left.get(key) != right.get(key)
+        if left.get(key) != right.get(key) and not _follow(key, left, right)
     }
+
+
+def _follow(key: str, left: dict[str, Any], right: dict[str, Any]) -> bool:
+    """Whether a part's dtype is the same on both sides, null being what `dtype` says."""
+    if key not in ("vae_dtype", "text_dtype"):
+        return False
+    mine, other = (side.get(key) or side.get("dtype") for side in (left, right))
+    return mine == other
 
 
 def _counted(unlike: dict[str, tuple[Any, Any]]) -> set[str]:

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 import torch
+from torch import Tensor
 
 from backends.checkpoints import LoraSource
 from harness.audit.compare import Pair
@@ -16,6 +17,7 @@ from harness.report.text import counted
 
 _ALIKE = 0.98
 _SAME = 1e-3
+_MANY = 16
 _FUSE_AGAIN = "fuse again from the base weights with the factor alpha / rank, scale 1"
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -33,6 +35,7 @@ def own_findings(lora: LoraSource, which: str) -> Iterable[Finding]:
             " alpha everywhere, and then apply each layer with the factor first rank / own rank",
             "save the LoRA with alpha (a header or alpha tensors)",
         )
+    yield from _values(lora, which)
     if lora.strange:
         yield _finding(
             "keys",
@@ -46,6 +49,43 @@ def own_findings(lora: LoraSource, which: str) -> Iterable[Finding]:
             " base model, with a line in its log at most",
             "put `transformer.` before every key",
         )
+
+
+def _values(lora: LoraSource, which: str) -> Iterable[Finding]:
+    """Matrices that are not finite, or that went through eight bits."""
+    broken: list[str] = []
+    rounded: defaultdict[torch.dtype, list[str]] = defaultdict(list)
+    for layer, found in lora.layers.items():
+        matrices = found.down(), found.up()
+        if not all(bool(matrix.float().isfinite().all()) for matrix in matrices):
+            broken.append(layer)
+        elif (dtype := _eight_bits(matrices)) is not None:
+            rounded[dtype].append(layer)
+    if broken:
+        yield _finding(
+            "values",
+            f"{which}: {counted(len(broken), 'layer')} hold NaN or infinity: {listed(broken)}; every"
+            " video becomes black",
+            "save the LoRA again in the dtype that it was trained in",
+        )
+    for dtype, layers in rounded.items():
+        name = str(dtype).removeprefix("torch.")
+        yield _finding(
+            "values",
+            f"{which}: {counted(len(layers), 'layer')} were rounded to {name}, whose range ends at"
+            f" {torch.finfo(dtype).max:g}: {listed(layers)}",
+            "cast the base model alone to eight bits, and leave the LoRA as it was trained",
+        )
+
+
+def _eight_bits(matrices: tuple[Tensor, Tensor]) -> torch.dtype | None:
+    """The eight-bit dtype that holds every value of two matrices which have many values."""
+    if any(matrix.unique().numel() < _MANY for matrix in matrices):
+        return None
+    for dtype in (torch.float8_e4m3fn, torch.float8_e5m2):
+        if all(torch.equal(m.float().to(dtype).float(), m.float()) for m in matrices):
+            return dtype
+    return None
 
 
 def fit_findings(lora: LoraSource, shapes: Shapes) -> Iterable[Finding]:
@@ -76,9 +116,10 @@ def fit_findings(lora: LoraSource, shapes: Shapes) -> Iterable[Finding]:
         )
 
 
-def fused_findings(lora: LoraSource, pairs: list[Pair]) -> list[Finding]:
+def fused_findings(lora: LoraSource, pairs: list[Pair], strength: float = 1.0) -> list[Finding]:
     """What was fused into the candidate, layer by layer, against the reference and the LoRA.
 
+    `strength` is what was meant to multiply the LoRA besides its own factor.
     Pairs that hold exactly what was intended, and those whose mistake is named, are marked `told`.
     """
     by_name = {pair.name: pair for pair in pairs}
@@ -94,10 +135,12 @@ def fused_findings(lora: LoraSource, pairs: list[Pair]) -> list[Finding]:
             "first rank / own rank": first / found.rank,
             "own rank / first rank": found.rank / first,
             "alpha left out": 1 / lora.scaling(layer),
+            f"the strength {strength:g} left out": 1 / strength,
             "sign flipped": -1.0,
             "twice": 2.0,
         }
-        outcome = what_was_fused(pair.load_a(), pair.load_b(), delta(lora, layer), named.values())
+        meant = strength * delta(lora, layer)
+        outcome = what_was_fused(pair.load_a(), pair.load_b(), meant, named.values())
         pair.release()
         if outcome.kind in ("intended", "scaled", "transposed"):
             pair.told = True

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from backends.micro import MODELS, model_path
+from backends.micro import checkpoint_path
 from harness.audit.families import Family, by_hub_id, is_full_size, recognise
 
 
@@ -32,7 +32,7 @@ def look_up(name: str) -> Model:
     """The model that a case calls `name`: a micro model, a local folder, or a hub id."""
     from backends.checkpoints import model_settings
 
-    path = model_path(name) if name in MODELS else Path(name).expanduser()
+    path = checkpoint_path(name)
     if not path.is_dir():
         return Model(name, None, {}, by_hub_id(name))
     settings = model_settings(path) or {}

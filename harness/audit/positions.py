@@ -15,6 +15,8 @@ from harness.audit.values import sample
 from harness.records import Finding
 
 _NAME = "transformer.patch_embed.pos_embedding"
+_STARTS = (1.0, 0.02)
+"""Of `torch.nn.Embedding`, and of most transformers."""
 
 
 def position_findings(pairs: list[Pair], a: Source, b: Source) -> list[Finding]:
@@ -42,14 +44,21 @@ def _learned(pair: Pair, source: Source) -> Finding | None:
     elif pair.relation is not None and pair.relation.kind == "zeros":
         what = "all zeros: the learned position embedding was not loaded"
     else:
-        stored = pair.load_b()
+        learned, stored = pair.load_a(), pair.load_b()
         scale = _sin_cos_scale(stored, source)
+        fresh = _is_fresh(stored) and not _is_fresh(learned)
+        spreads = float(learned.float().std()), float(stored.float().std())
         pair.release()
-        if scale is None:
+        if scale is None and not fresh:
             return None
+        came = (
+            f"normal noise of standard deviation {spreads[1]:.2g}, as a table begins before it is"
+            f" trained or loaded (the reference has {spreads[0]:.2g}),"
+            if fresh
+            else f"the sin-cos default (interpolation {scale})"
+        )
         what = (
-            f"the sin-cos default (interpolation {scale}) stands where the reference has learned"
-            " positions: the embedding was not loaded"
+            f"{came} stands where the reference has learned positions: the embedding was not loaded"
         )
     return Finding(
         kind="weights",
@@ -59,6 +68,18 @@ def _learned(pair: Pair, source: Source) -> Finding | None:
         block="patch_embed",
         remedy="Copy the tensor from the reference, and set use_learned_positional_embeddings",
     )
+
+
+def _is_fresh(table: Tensor) -> bool:
+    """Whether the values cannot be told from normal noise with the deviation 1 or 0.02 that
+    embeddings begin with: mean, deviation and kurtosis within five standard errors."""
+    values = table.double().flatten()
+    count, deviation = values.numel(), float(values.std())
+    scaled = (values - values.mean()) / max(deviation, 1e-300)
+    near = any(abs(deviation / start - 1) < 5 / math.sqrt(2 * count) for start in _STARTS)
+    centred = abs(float(values.mean())) < 5 * deviation / math.sqrt(count)
+    kurtosis = float(scaled.pow(4).mean()) - 3
+    return near and centred and abs(kurtosis) < 5 * math.sqrt(24 / count)
 
 
 def _sin_cos_scale(stored: Tensor, source: Source) -> tuple[float, float] | None:

@@ -27,14 +27,15 @@ def audit_checkpoints(
     dtype: str | None = None,
     lora: Path | None = None,
     progress: Progress | None = None,
+    strength: float = 1.0,
 ) -> AuditReport:
     """Compare two checkpoints, each a SAT or Diffusers folder, a component's folder, or one file.
 
     Two LoRA files are compared by what they add; a LoRA as candidate is held against the model.
     `dtype` is the precision that the candidate is meant to be stored in: the reference rounded to it
     then counts as identical, and its range is checked. `lora` is what was meant to be fused into the
-    candidate. Holds one tensor of each side in memory. Raises `CheckpointError` for what cannot be
-    read, `ParityError` where nothing can be compared.
+    candidate, at `strength`. Holds one tensor of each side in memory. Raises `CheckpointError` for
+    what cannot be read, `ParityError` where nothing can be compared.
     """
     started = time.perf_counter()
     left, right = open_lora_source(reference), open_lora_source(candidate)
@@ -47,7 +48,8 @@ def audit_checkpoints(
     meant = open_lora_source(lora) if lora is not None else None
     if lora is not None and meant is None:
         raise ParityError(f"--lora {lora}: there is no LoRA; name its file")
-    return _audit(open_source(reference), open_source(candidate), dtype, meant, progress, started)
+    a, b = open_source(reference), open_source(candidate)
+    return _audit(a, b, dtype, meant, strength, progress, started)
 
 
 def _audit(
@@ -55,6 +57,7 @@ def _audit(
     b: Source,
     dtype: str | None,
     lora: LoraSource | None,
+    strength: float,
     progress: Progress | None,
     started: float,
 ) -> AuditReport:
@@ -63,7 +66,7 @@ def _audit(
     explain(found)
     if dtype is not None:
         _accept(found, dtype)
-    fused = _fused(found, a, lora) if lora is not None else []
+    fused = _fused(found, a, lora, strength) if lora is not None else []
     settings = differing(a, b)
     # A setting that is wrong on both sides is the same on both, and told as a note.
     faults = [
@@ -103,12 +106,12 @@ def _audit(
     )
 
 
-def _fused(found: Comparison, a: Source, lora: LoraSource) -> list[Finding]:
+def _fused(found: Comparison, a: Source, lora: LoraSource, strength: float) -> list[Finding]:
     shapes = {name: stored.shape for name, stored in a.tensors.items()}
     return [
         *fit_findings(lora, shapes),
         *own_findings(lora, "the LoRA"),
-        *fused_findings(lora, found.pairs),
+        *fused_findings(lora, found.pairs, strength),
     ]
 
 

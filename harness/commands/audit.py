@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,8 @@ def describe(parser: argparse.ArgumentParser) -> None:
     )
     add("--lora", type=Path, metavar="FILE", help="the LoRA that was meant to be fused into the"
         " candidate")  # fmt: skip
+    add("--lora-scale", type=float, default=1.0, metavar="S", help="how many times it was meant to be"
+        " added (default: %(default)s)")  # fmt: skip
     add("--rows", type=int, default=12, help="tensors to show, worst first (default: %(default)s)")
     add("--json", type=Path, metavar="FILE", help="write the whole report there as JSON")
 
@@ -65,6 +68,12 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.config:
         return _settings(args)
+    if not (math.isfinite(args.lora_scale) and args.lora_scale != 0):
+        raise ParityError(f"--lora-scale {args.lora_scale:g}: give a finite number other than 0")
+    if args.lora_scale != 1.0 and args.lora is None:
+        raise ParityError(
+            "--lora-scale says how strongly a LoRA was fused; name the LoRA with --lora"
+        )
     if len(args.what) != 2:
         raise ParityError(
             f"parity audit compares two checkpoints, and {len(args.what)} were named; see"
@@ -118,4 +127,11 @@ def _with_progress(args: argparse.Namespace) -> AuditReport:
             bar.update(task, completed=done, total=total)
 
         reference, candidate = args.what
-        return audit(reference, candidate, dtype=args.dtype, lora=args.lora, progress=shown)
+        return audit(
+            reference,
+            candidate,
+            dtype=args.dtype,
+            lora=args.lora,
+            lora_scale=args.lora_scale,
+            progress=shown,
+        )

@@ -40,10 +40,9 @@ def describe(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Carry out the verb."""
     from backends.checkpoints import convert
-    from backends.micro import MODELS, lora_path, model_path
+    from backends.micro import checkpoint_path
 
-    source = model_path(args.source) if args.source in MODELS else lora_path(args.source)
-    _print_report(convert(source, args.destination, args.to))
+    _print_report(convert(checkpoint_path(args.source), args.destination, args.to))
     return 0
 
 

@@ -101,10 +101,9 @@ def board(request: Request) -> Board | None:
 
 def warning(hazard: Finding) -> str:
     """One line for a person: the reason, and the remedy where there is one."""
-    remedy = f". Remedy: {hazard.remedy}" if hazard.remedy else ""
-    from harness.report.text import visible
+    from harness.report.text import warning_sentence
 
-    return visible(f"parity: warning: {hazard.detail}{remedy}")
+    return f"parity: {warning_sentence(hazard)}"
 
 
 def _check_plugins(plugins: tuple[str, ...]) -> None:

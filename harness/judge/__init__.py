@@ -65,9 +65,11 @@ def exact_findings(
     if local is not None and local.data is not None:
         a, b = local.data.reference.full.pipeline, local.data.candidate.full.pipeline
     different = {name for name in a.policies if a.policies[name] != b.policies.get(name)}
+    named = local.declared if local is not None else []
+    told = {finding.name for finding in named}
     found = [
-        *(local.declared if local is not None else []),
-        *compare_pipelines(a, b),
+        *named,
+        *(finding for finding in compare_pipelines(a, b) if finding.name not in told),
         *compare_own_inputs(store, reference, candidate, candidate.share, different),
         *compare_noise(reference, candidate),
     ]

@@ -121,7 +121,7 @@ def _finding(
         candidate=related[0].candidate if related else None,
         component=component,
         block=None if place is None else place.module,
-        remedy=_REMEDIES[component],
+        remedy=next((f.remedy for f in related if f.remedy), _REMEDIES[component]),
     )
 
 

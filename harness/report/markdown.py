@@ -11,7 +11,7 @@ from harness.report.evidence import Link, read_chain
 from harness.report.matrix import Cell, Matrix, Row, build_matrix
 from harness.report.reading import RunFiles
 from harness.report.scores import metric_title
-from harness.report.text import ABSENT, counted, finding_sentence, visible
+from harness.report.text import ABSENT, counted, finding_sentence, visible, warning_sentence
 from harness.report.verdicts import VERDICTS
 
 # A job summary may hold 1 MiB; the rest is left to what other steps write.
@@ -28,6 +28,7 @@ def render_markdown(files: RunFiles) -> str:
     lines = chain(
         [f"# parity: {escaped(files.result.run)}", "", escaped(matrix.headline), ""],
         _table(matrix) if matrix.rows else [],
+        (f"- {escaped(warning_sentence(hazard))}" for hazard in files.result.hazards),
         (f"- {escaped(sentence)}" for sentence in matrix.unscored),
         [
             "",

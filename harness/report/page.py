@@ -18,7 +18,14 @@ from harness.report.overview import build_grid, count_verdicts, shown_ratio, var
 from harness.report.pair_view import view_pair
 from harness.report.reading import RunFiles
 from harness.report.scores import metric_title
-from harness.report.text import ABSENT, counted, magnitude, visible, visible_lines
+from harness.report.text import (
+    ABSENT,
+    counted,
+    magnitude,
+    visible,
+    visible_lines,
+    warning_sentence,
+)
 from harness.report.trend import read_trend
 from harness.report.verdicts import VERDICTS
 
@@ -82,6 +89,7 @@ def _write_site(files: RunFiles, folder: Path) -> tuple[str, str]:
         counts=count_verdicts(matrix),
         costs=variant_costs([(pair, *files.renders.sides(pair)) for pair in files.result.pairs]),
         environment=_provenance(files),
+        warnings=[warning_sentence(hazard) for hazard in files.result.hazards],
     )
     return index, environment.get_template("trend.html.jinja").render(common, root="")
 

@@ -12,7 +12,7 @@ from rich.text import Text
 from harness.records import RunResult
 from harness.report.matrix import Cell, Matrix, Row, build_matrix
 from harness.report.reading import Renders
-from harness.report.text import finding_sentence, visible
+from harness.report.text import finding_sentence, visible, warning_sentence
 from harness.report.verdicts import VERDICTS, Tone
 
 ROOMY = 100
@@ -43,6 +43,8 @@ def print_matrix(result: RunResult, console: Console, store_root: Path | None = 
         console.print(_table(matrix, costs is not None, console.width >= ROOMY))
     for row in matrix.rows:
         _print_pair(row, console)
+    for hazard in result.hazards:
+        console.print(Padding(Text(warning_sentence(hazard), "yellow"), (1, 0, 0, 0)))
     for sentence in matrix.unscored:
         console.print(Padding(Text(visible(sentence), "yellow"), (1, 0, 0, 0)))
     _print_legend(matrix, console)

@@ -70,6 +70,12 @@ def counted(count: int, singular: str) -> str:
     return f"{count} {singular}" if count == 1 else f"{count} {singular}s"
 
 
+def warning_sentence(hazard: Finding) -> str:
+    """A hazard of the settings: its reason, and the remedy where there is one."""
+    remedy = f". Remedy: {hazard.remedy}" if hazard.remedy else ""
+    return visible(f"warning: {hazard.detail}{remedy}")
+
+
 def finding_sentence(finding: Finding) -> str:
     """Where it was seen, what differs, and whether that is a registered difference."""
     known = f" (known difference {finding.known})" if finding.known else ""

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 from audit_models import Model
 
+from harness import session
 from harness.audit.hazards import hazards
 from harness.cli import main
 from harness.compose import compose_tree
 from harness.config import RunConfig, build
-from harness.folders import conf_folders
+from harness.errors import ParityError
+from harness.folders import choices, conf_folders
 from harness.records import Finding
 
 FIVE_B = "THUDM/CogVideoX-5b"
@@ -103,6 +105,13 @@ def test_several_settings_at_once_are_named() -> None:
     assert found("case=[micro_5b]", "candidate=[diffusers_model_offload]") == []
 
 
+def test_a_dtype_that_is_written_out_is_no_other_setting() -> None:
+    """float16's incident keeps VAE and text in float32, as the reference has them by default."""
+    for candidate in ("float16", "bfloat16"):
+        said = [h.detail for h in found("experiment=incident/fp16_black") if candidate in h.detail]
+        assert not any("differ at once" in detail for detail in said)
+
+
 def test_a_model_that_is_not_as_its_family_was_trained(broken: Model) -> None:
     broken.configure("vae/config.json", scaling_factor=1.15258426)
     broken.configure("scheduler/scheduler_config.json", timestep_spacing=None, snr_shift_scale=3.0)
@@ -138,3 +147,48 @@ def test_the_command_lists_them(tmp_path: Path, capsys: pytest.CaptureFixture[st
     ]  # fmt: skip
     assert main(["audit", "one"]) == 2
     assert "two checkpoints" in capsys.readouterr().err
+
+
+def test_no_shipped_case_with_a_shipped_candidate_has_one() -> None:
+    """Every case against every candidate, and each stack as the reference."""
+    folders = conf_folders(None)
+    cases, candidates = (",".join(choices(group, folders)) for group in ("case", "candidate"))
+    for reference in choices("reference", folders):
+        config = configure(
+            f"case=[{cases}]", f"candidate=[{candidates}]", f"reference={reference}",
+            "reference.name=the_reference",
+        )  # fmt: skip
+        assert len(config.cases) * len(config.candidates) > 100
+        assert hazards(config) == []
+
+
+def test_a_candidates_own_case_and_checkpoint_are_looked_at(broken: Model) -> None:
+    """What one side alone changes misleads no less than what both do."""
+    broken.configure("vae/config.json", scaling_factor=1.15258426)
+    said = {
+        hazard.name: hazard.detail
+        for hazard in found(
+            "case=[micro_5b]", "candidate=[diffusers]", "reference.name=whole",
+            "+candidates.diffusers.case={sampler: ddim}",
+            f"candidates.diffusers.checkpoint={broken.folder}",
+        )
+    }  # fmt: skip
+    assert "dynamic guidance with the ddim sampler" in said[
+        "candidates.diffusers.case.dynamic_guidance"
+    ]  # fmt: skip
+    assert "candidates.diffusers.checkpoint" in said["vae.scaling_factor"]
+
+
+def test_they_are_printed_before_anything_is_rendered(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    printed: list[str] = []
+
+    def instead_of_rendering(*_: object, **__: object) -> None:
+        printed.append(capsys.readouterr().err)
+        raise ParityError("far enough")
+
+    monkeypatch.setattr(session, "run", instead_of_rendering)
+    assert main(["run", "case=[micro_2b]", "cases.micro_2b.dynamic_guidance=true"]) == 2
+    assert "parity: warning: case micro_2b: dynamic guidance with the ddim sampler" in printed[0]
+    assert "Remedy: set cases.micro_2b.dynamic_guidance=false" in printed[0]

@@ -64,7 +64,7 @@ def half(state: State) -> None:
 FUSED = {
     "L01_one_over_rank": (lambda d, r: d / r, "the LoRA times 0.125 (1 / rank)", "scale"),
     "L04_transposed": (lambda d, r: d.t(), "(B A)^T", "transposed"),
-    "L06_not_applied": (lambda d, r: d * 0, "was not applied", "not_applied"),
+    "L06_L10_not_applied": (lambda d, r: d * 0, "was not applied", "not_applied"),
     "twice": (lambda d, r: d * 2, "the LoRA times 2 (twice)", "scale"),
     "another_lora": (lambda d, r: d.roll(1, 0), "something else than the LoRA", "other"),
 }
@@ -186,3 +186,35 @@ def test_a_fused_lora_is_recognised_without_its_file(model: Model, broken: Model
     fuse(broken, matrices(), lambda d, r: 0.25 * d, torch.float32)
     (finding,) = audit(model.folder / "transformer", broken.folder / "transformer").findings
     assert "a LoRA of rank about" in finding.detail and "in all 2 blocks" in finding.detail
+
+
+def test_a_strength_that_was_ignored(model: Model, broken: Model, lora: Path) -> None:
+    """L08: fused at strength 1 although 0.5 was asked for."""
+    fuse(broken, matrices(), lambda d, r: d, torch.float32)
+    parts = model.folder / "transformer", broken.folder / "transformer"
+    (finding,) = audit(*parts, lora=lora, lora_scale=0.5).findings
+    assert finding.name == "scale"
+    assert "8 of 8 layers hold the LoRA times 2 (the strength 0.5 left out)" in finding.detail
+    assert audit(*parts, lora=lora, lora_scale=1.0).exit_code == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_a_lora_that_was_cast_to_eight_bits(
+    dtype: torch.dtype, model: Model, tmp_path: Path, lora: Path
+) -> None:
+    """L09: cast with the base model."""
+    state = {name: tensor.to(dtype).float() for name, tensor in matrices().items()}
+    file = saved(state, tmp_path / "eight.safetensors")
+    name = str(dtype).removeprefix("torch.")
+    for reference in (model.folder / "transformer", lora):
+        said = [f.detail for f in audit(reference, file).findings if f.name == "values"]
+        assert f"8 layers were rounded to {name}" in said[0]
+
+
+def test_a_lora_that_is_not_finite(model: Model, tmp_path: Path) -> None:
+    """L09: what becomes of the largest values in eight bits."""
+    state = matrices()
+    state[f"transformer.{LAYERS[2]}.lora_B.weight"][0, 0] = float("inf")
+    report = audit(model.folder / "transformer", saved(state, tmp_path / "lora.safetensors"))
+    (finding,) = report.findings
+    assert f"1 layer hold NaN or infinity: {LAYERS[2]}" in finding.detail

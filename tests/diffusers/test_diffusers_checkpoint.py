@@ -146,6 +146,11 @@ def test_a_transformer_from_another_folder(folder: Path, inside: str) -> None:
     assert changed == {"transformer.proj_out.bias"}
 
 
+def test_a_checkpoint_in_place_of_the_cases_model() -> None:
+    """What a pair of conversions is compared with: the case's model stays the same for both."""
+    assert _digests(opened("micro-2b", checkpoint="micro-5b")) == _digests(opened("micro-5b"))
+
+
 def test_a_transformer_that_does_not_fit_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no config\.json"):
         opened(transformer=str(tmp_path))
