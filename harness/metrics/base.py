@@ -9,14 +9,16 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from harness.metrics.frames import FramePair
+    from harness.metrics.frames import FrameSize
+    from harness.metrics.moment import Moment
     from harness.metrics.options import Options
 
 OptionValue = bool | int | float | str
 OptionsT = TypeVar("OptionsT", bound="Options")
+MeasuredT = TypeVar("MeasuredT")
 
 
 @dataclass(frozen=True)
@@ -119,13 +121,38 @@ class Traits:
         return Unscored(self.name, reason, remedy)
 
 
+class Meter(Protocol[MeasuredT]):
+    """One metric at work on one candidate, as the two videos pass by.
+
+    first_frame: the first frame that it measures; 1 for a metric of transitions.
+    """
+
+    @property
+    def first_frame(self) -> int: ...
+
+    def measure(self, reference: Moment, candidate: Moment) -> MeasuredT:
+        """All that needs pixels. Called for any frame in any thread: it changes nothing here."""
+        ...
+
+    def add(self, measured: MeasuredT) -> None:
+        """Collect what was measured; called frame by frame in order."""
+        ...
+
+    def score(self) -> Score:
+        """The score of all frames, after the last one."""
+        ...
+
+
 @dataclass(frozen=True)
 class Metric(Generic[OptionsT]):
-    """A registry row's target: the traits, the options it takes, and the function that scores."""
+    """A registry row's target: the traits, the options it takes, and how its meter is made.
+
+    start: (size of the frames, options) -> a meter, or why these videos cannot be scored.
+    """
 
     traits: Traits
     options: type[OptionsT]
-    score: Callable[[FramePair, OptionsT], Score | Unscored]
+    start: Callable[[FrameSize, OptionsT], Meter[Any] | Unscored]
 
 
 def find_worst_frame(

@@ -12,11 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.metrics.frames import DATA_RANGE, Grey
+from harness.metrics.moment import Moment
 
 
 def luma(frame: Grey) -> Grey:
     """BT.601 luma 0.299 R + 0.587 G + 0.114 B: (H, W, 3) -> (H, W), in grey levels."""
     return cast("Grey", cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY))
+
+
+def luma_plane(moment: Moment) -> Grey:
+    """The luma of a whole frame, to be asked for with `Moment.once`."""
+    return luma(moment.grey())
 
 
 def gaussian_blur(image: Grey, radius_px: int, sigma_px: float) -> Grey:
@@ -26,6 +32,11 @@ def gaussian_blur(image: Grey, radius_px: int, sigma_px: float) -> Grey:
         image, (size, size), sigmaX=sigma_px, sigmaY=sigma_px, borderType=cv2.BORDER_REFLECT
     )
     return cast("Grey", blurred)
+
+
+def absolute_difference(a: Grey, b: Grey) -> Grey:
+    """|a - b| per value; any shape."""
+    return cast("Grey", cv2.absdiff(a, b))
 
 
 def mean_and_deviation(plane: Grey) -> tuple[float, float]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.metrics.base import Metric, Score, Traits, find_worst_frame
-from harness.metrics.frames import FramePair, Grey
+from harness.metrics.base import Metric, Score, Traits
+from harness.metrics.frames import FrameSize, Grey
+from harness.metrics.moment import Moment
 from harness.metrics.options import TileOptions
-from harness.metrics.tiles import TileGrid
+from harness.metrics.series import Series
+from harness.metrics.tiles import TileGrid, Tiles
 
 TRAITS = Traits(
     name="temporal_difference",
@@ -33,32 +35,35 @@ def transition_difference(error_before: Grey, error_after: Grey) -> Grey:
     return np.abs(error_after - error_before)
 
 
-def temporal_difference(pair: FramePair, options: TileOptions) -> Score:
+class TemporalDifferenceMeter:
     """Mean of `transition_difference` over all values and transitions.
 
     Unlike a ratio or a correlation of motion it keeps the amplitude, and unlike a measure of one
     video it cannot reward a frozen clip. Source: the idea of tOF and tLP (Chu et al., "TecoGAN",
     2020) with plain frame differences in place of flow and features.
     """
-    grid = TileGrid.covering(pair.height_px, pair.width_px, options.tile_px)
-    means: list[float] = []
-    tiles: list[np.ndarray[tuple[int, ...], np.dtype[np.float64]]] = []
-    error_before: Grey | None = None
-    for reference, candidate in pair:
-        error = candidate - reference
-        if error_before is not None:
-            change = transition_difference(error_before, error)
-            means.append(float(change.mean(dtype=np.float64)))
-            tiles.append(grid.means(change))
-        error_before = error
-    return Score(
-        spec=TRAITS.spec(options),
-        value=float(np.mean(means)),
-        per_frame=tuple(means),
-        worst_frame=find_worst_frame(means, higher_is_better=False, first_frame=1),
-        worst_region=grid.worst(np.stack(tiles), higher_is_better=False, first_frame=1),
-        first_frame=1,
-    )
+
+    first_frame = 1
+
+    def __init__(self, size: FrameSize, options: TileOptions) -> None:
+        self._grid = TileGrid.covering(size.height_px, size.width_px, options.tile_px)
+        self._change = Series(TRAITS, options, self._grid, worst_is_largest=True, first_frame=1)
+
+    def measure(self, reference: Moment, candidate: Moment) -> Tiles:
+        before = reference.previous(), candidate.previous()
+
+        def change(rows: slice) -> Grey:
+            error_before = before[1].grey(rows) - before[0].grey(rows)
+            error_after = candidate.grey(rows) - reference.grey(rows)
+            return transition_difference(error_before, error_after)
+
+        return self._grid.means_by_band(change)
+
+    def add(self, measured: Tiles) -> None:
+        self._change.add(self._grid.mean(measured), measured)
+
+    def score(self) -> Score:
+        return self._change.score()
 
 
-METRIC = Metric(TRAITS, TileOptions, temporal_difference)
+METRIC = Metric(TRAITS, TileOptions, TemporalDifferenceMeter)

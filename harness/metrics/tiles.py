@@ -5,7 +5,10 @@ A pooled value hides a small defect: a bright 80x100 patch in 480x720 changes 2 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,15 +16,25 @@ from numpy.typing import NDArray
 
 from harness.metrics.base import Region
 
+Tiles = NDArray[np.float64]
+"""One value a tile: (R, C)."""
 
-@dataclass(frozen=True)
+BAND_PX = 48
+"""Frames are worked on in bands of about this height: intermediate results stay in the cache."""
+
+
+@dataclass(frozen=True, eq=False)
 class TileGrid:
-    """Tiles that cover a frame; `rows` and `columns` hold the R + 1 and C + 1 edges in pixels."""
+    """Tiles that cover a frame; `rows` and `columns` hold the R + 1 and C + 1 edges in pixels.
+
+    Grids from `covering` with equal arguments are one object.
+    """
 
     rows: NDArray[np.intp]
     columns: NDArray[np.intp]
 
     @classmethod
+    @lru_cache(maxsize=64)
     def covering(cls, height_px: int, width_px: int, tile_px: int) -> TileGrid:
         """The grid whose tiles come closest to `tile_px`.
 
@@ -30,16 +43,33 @@ class TileGrid:
         """
         return cls(_edges(height_px, tile_px), _edges(width_px, tile_px))
 
-    def means(self, values: NDArray[Any]) -> NDArray[np.float64]:
-        """Mean of `values`, (H, W) or (H, W, channels), over each tile: (R, C)."""
-        strips = np.add.reduceat(values, self.rows[:-1], axis=0)
-        if strips.ndim == 3:
-            # rows first: they leave R strips, so that summing over channels is nearly free
-            strips = strips.sum(axis=2)
-        sums = np.add.reduceat(strips, self.columns[:-1], axis=1, dtype=np.float64)
-        channels = values.shape[2] if values.ndim == 3 else 1
-        areas = np.outer(np.diff(self.rows), np.diff(self.columns)) * channels
-        return sums / areas
+    def bands(self) -> Iterator[slice]:
+        """Rows of the frame, in bands of whole tiles that are about `BAND_PX` high."""
+        for first, last in self._bands():
+            yield slice(int(self.rows[first]), int(self.rows[last]))
+
+    def means(self, values: NDArray[Any]) -> Tiles:
+        """Mean of `values`, (H, W) or (H, W, channels), over each tile."""
+        return self.means_by_band(lambda rows: values[rows])
+
+    def means_by_band(self, of_rows: Callable[[slice], NDArray[Any]]) -> Tiles:
+        """Mean over each tile of a map that `of_rows` computes band by band: rows -> (h, W[, c])."""
+        strips: list[NDArray[Any]] = []
+        channels = 1
+        for first, last in self._bands():
+            top = self.rows[first]
+            values = of_rows(slice(int(top), int(self.rows[last])))
+            channels = values.shape[2] if values.ndim == 3 else 1
+            edges = self.rows[first : last + 1] - top
+            # a sum over rows runs along memory; reduceat would take ten times as long here
+            strips += [values[a:b].sum(axis=0) for a, b in pairwise(edges)]
+        whole = np.stack(strips).astype(np.float64)
+        sums = np.add.reduceat(whole if channels == 1 else whole.sum(axis=2), self._left, axis=1)
+        return sums / (self._areas * channels)
+
+    def mean(self, tiles: Tiles) -> float:
+        """Mean over the frame from the means over its tiles."""
+        return float((tiles * self._areas).sum() / self._areas.sum())
 
     def coarse_means(self, values: NDArray[Any]) -> NDArray[np.float64]:
         """Mean over each tile of a map (h, w) that covers the frame at another resolution: (R, C).
@@ -58,6 +88,22 @@ class TileGrid:
         frame, row, column = (int(i) for i in np.unravel_index(flat, tile_values.shape))
         value = float(tile_values[frame, row, column])
         return self.region(first_frame + frame, row, column, value)
+
+    @property
+    def _left(self) -> NDArray[np.intp]:
+        return self.columns[:-1]
+
+    @property
+    def _areas(self) -> NDArray[np.intp]:
+        return np.outer(np.diff(self.rows), np.diff(self.columns))
+
+    def _bands(self) -> Iterator[tuple[int, int]]:
+        """Each band as its first tile row and the one after its last."""
+        first = 0
+        for row in range(1, len(self.rows)):
+            if self.rows[row] - self.rows[first] >= BAND_PX or row == len(self.rows) - 1:
+                yield first, row
+                first = row
 
     def region(self, frame: int, row: int, column: int, value: float) -> Region:
         """Tile (row, column) as a rectangle of a frame."""
