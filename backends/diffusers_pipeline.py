@@ -74,6 +74,7 @@ class DiffusersPipeline:
     """One opened CogVideoX model. Implements `Pipeline`; `native()` is Diffusers' own pipeline."""
 
     def __init__(self, model: str, options: DiffusersOptions) -> None:
+        from backends.convolutions import accumulate_in_float32
         from backends.diffusers_checkpoint import Source, load_pipeline
         from backends.diffusers_identity import TensorNames
         from backends.diffusers_placement import Placement
@@ -93,6 +94,7 @@ class DiffusersPipeline:
             model, options.revision, options.variant, options.use_safetensors, options.transformer
         )
         pipe = load_pipeline(source, dtypes)
+        accumulate_in_float32(pipe.vae)
         if options.vae_tiling:
             pipe.vae.enable_tiling()
         if options.vae_slicing:

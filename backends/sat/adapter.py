@@ -65,6 +65,7 @@ class SatPipeline:
     def __init__(self, model: str, options: SatOptions) -> None:
         import torch
 
+        from backends.convolutions import accumulate_in_float32
         from backends.runtime import resolve_device
         from backends.sat.engine import SatEngine
         from backends.sat.source import open_source
@@ -81,6 +82,7 @@ class SatPipeline:
             self._engine: SatEngine | None = SatEngine.open(
                 source, getattr(torch, options.dtype), resolve_device(options.device)
             )
+            accumulate_in_float32(self._engine.first_stage_model)
             if options.lora is not None:
                 from backends.sat.lora import attach_lora
 

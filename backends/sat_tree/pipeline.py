@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from backends.base import Case, Identity, Inputs, Policies, Run, StepObserver
+from backends.convolutions import accumulate_in_float32
 from backends.errors import InvalidRequest
 from backends.noise import NoiseTape
 from backends.runtime import in_force, resolve_device
@@ -43,6 +44,7 @@ class TreePipeline:
             getattr(torch, options.dtype),
             resolve_device(options.device),
         )
+        accumulate_in_float32(self._engine.first_stage_model)
 
     def identity(self) -> Identity:
         engine = self._opened()
