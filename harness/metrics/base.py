@@ -121,8 +121,20 @@ class Traits:
         return Unscored(self.name, reason, remedy)
 
 
+class Tally(Protocol[MeasuredT]):
+    """Collects what was measured of one candidate, in constant memory but for a number a frame."""
+
+    def add(self, measured: MeasuredT) -> None:
+        """Collect the next frame."""
+        ...
+
+    def score(self) -> Score:
+        """The score of all frames, after the last one."""
+        ...
+
+
 class Meter(Protocol[MeasuredT]):
-    """One metric at work on one candidate, as the two videos pass by.
+    """One metric at work on a reference and its candidates.
 
     first_frame: the first frame that it measures; 1 for a metric of transitions.
     """
@@ -130,16 +142,13 @@ class Meter(Protocol[MeasuredT]):
     @property
     def first_frame(self) -> int: ...
 
-    def measure(self, reference: Moment, candidate: Moment) -> MeasuredT:
-        """All that needs pixels. Called for any frame in any thread: it changes nothing here."""
+    def measure(self, reference: Moment, candidates: Sequence[Moment]) -> list[MeasuredT]:
+        """All that needs pixels of one frame, for each candidate: what depends on the reference
+        alone is computed once. Called for any frame in any thread, so it changes nothing."""
         ...
 
-    def add(self, measured: MeasuredT) -> None:
-        """Collect what was measured; called frame by frame in order."""
-        ...
-
-    def score(self) -> Score:
-        """The score of all frames, after the last one."""
+    def tally(self) -> Tally[MeasuredT]:
+        """An empty tally for one candidate."""
         ...
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,10 +10,9 @@ from numpy.typing import NDArray
 
 from harness.metrics.base import Metric, Region, Score, Traits, find_worst_frame
 from harness.metrics.frames import FrameSize
-from harness.metrics.imaging import luma
 from harness.metrics.moment import Moment
 from harness.metrics.options import TileOptions
-from harness.metrics.tiles import TileGrid, Tiles
+from harness.metrics.tiles import TileGrid
 
 TRAITS = Traits(
     name="flicker",
@@ -46,17 +46,12 @@ class Brightness:
     tiles: Series
 
 
-def luma_tiles(moment: Moment, grid: TileGrid) -> Tiles:
-    """Mean luma of each tile of a frame, in grey levels."""
-    return grid.means_by_band(lambda rows: luma(moment.grey(rows)))
-
-
 class FlickerMeter:
     """|energy of the candidate - energy of the reference| of the luma averaged over the frame.
 
-    Energy: root mean square of `second_difference` over time, in grey levels.
-    Range: from 0. Noise averages out over a frame, so a global jitter of a fraction of a grey level
-    is seen. Equal energies out of phase are not: `temporal_difference` is there for those.
+    Energy: root mean square of `second_difference` over time, in grey levels. Range: from 0.
+    Noise averages out over a frame, so a global jitter of a fraction of a grey level is seen. Equal
+    energies out of phase are not: `temporal_difference` is there for those.
     `extra["signed_change_grey_level"]` is positive where the candidate flickers more. The worst
     region is the tile whose own energy changes most, at the frame where it changes most.
     Source: this project's own definition.
@@ -67,17 +62,31 @@ class FlickerMeter:
     def __init__(self, size: FrameSize, options: TileOptions) -> None:
         self._options = options
         self._grid = TileGrid.covering(size.height_px, size.width_px, options.tile_px)
+
+    def measure(self, reference: Moment, candidates: Sequence[Moment]) -> list[Brightness]:
+        own, *others = (self._grid.means(side.luma) for side in (reference, *candidates))
+        return [
+            Brightness(
+                np.array([self._grid.mean(own), self._grid.mean(other)]), np.stack([own, other])
+            )
+            for other in others
+        ]
+
+    def tally(self) -> FlickerTally:
+        return FlickerTally(self._options, self._grid)
+
+
+class FlickerTally:
+    """Collects brightness; three frames are kept, and for each tile its largest excess."""
+
+    def __init__(self, options: TileOptions, grid: TileGrid) -> None:
+        self._options, self._grid = options, grid
         self._last: list[Brightness] = []
         self._excess: list[float] = []
         self._squares_whole = np.zeros(2)
-        shape = (len(self._grid.rows) - 1, len(self._grid.columns) - 1)
-        self._squares_tiles = np.zeros((2, *shape))
-        self._largest_excess = np.full(shape, -1.0)
-        self._frame_of_largest = np.zeros(shape, dtype=np.intp)
-
-    def measure(self, reference: Moment, candidate: Moment) -> Brightness:
-        tiles = [side.once(luma_tiles, self._grid) for side in (reference, candidate)]
-        return Brightness(np.array([self._grid.mean(side) for side in tiles]), np.stack(tiles))
+        self._squares_tiles = np.zeros((2, *grid.areas.shape))
+        self._largest_excess = np.full(grid.areas.shape, -1.0)
+        self._frame_of_largest = np.zeros(grid.areas.shape, dtype=np.intp)
 
     def add(self, measured: Brightness) -> None:
         self._last.append(measured)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import Field
 
-from harness.metrics.base import Metric, Score, Traits, Unscored
+from harness.metrics.base import Metric, Traits, Unscored
 from harness.metrics.frames import FrameSize
 from harness.metrics.moment import Moment
 from harness.metrics.options import TileOptions
@@ -48,27 +49,25 @@ class LpipsMeter:
     def __init__(
         self, traits: Traits, model: nn.Module, size: FrameSize, options: TileOptions
     ) -> None:
-        self._model = model
+        self._traits, self._model, self._options = traits, model, options
         self._grid = TileGrid.covering(size.height_px, size.width_px, options.tile_px)
-        self._series = Series(traits, options, self._grid, worst_is_largest=True)
 
-    def measure(self, reference: Moment, candidate: Moment) -> tuple[float, Tiles]:
+    def measure(self, reference: Moment, candidates: Sequence[Moment]) -> list[tuple[float, Tiles]]:
         from harness.metrics import lpips_model  # torch: only when a score is asked for
 
-        layers = lpips_model.layer_maps(
-            self._model,
-            reference.once(lpips_model.unit_features, self._model),
-            lpips_model.unit_features(candidate, self._model),
-        )
-        value = float(sum(layer.mean(dtype=np.float64) for layer in layers))
-        # a tile's distance, as the frame's, is the sum over layers
-        return value, np.sum([self._grid.coarse_means(layer) for layer in layers], axis=0)
+        wanted = lpips_model.unit_features(self._model, reference.grey())
+        found: list[tuple[float, Tiles]] = []
+        for candidate in candidates:
+            features = lpips_model.unit_features(self._model, candidate.grey())
+            layers = lpips_model.layer_maps(self._model, wanted, features)
+            value = float(sum(layer.mean(dtype=np.float64) for layer in layers))
+            # a tile's distance, as the frame's, is the sum over layers
+            tiles = np.sum([self._grid.coarse_means(layer) for layer in layers], axis=0)
+            found.append((value, tiles))
+        return found
 
-    def add(self, measured: tuple[float, Tiles]) -> None:
-        self._series.add(*measured)
-
-    def score(self) -> Score:
-        return self._series.score()
+    def tally(self) -> Series:
+        return Series(self._traits, self._options, self._grid, worst_is_largest=True)
 
 
 def start_lpips(size: FrameSize, options: TileOptions) -> LpipsMeter | Unscored:

@@ -21,8 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from harness.metrics.frames import DATA_RANGE
-from harness.metrics.moment import Moment
+from harness.metrics.frames import DATA_RANGE, Grey
 
 URL = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
 SHA256_PREFIX = "7be5be79"
@@ -72,10 +71,13 @@ def untrained_model(seed: int) -> torch.nn.Module:
 
 
 @torch.inference_mode()
-def unit_features(moment: Moment, model: torch.nn.Module) -> tuple[torch.Tensor, ...]:
-    """One pass of a frame through the backbone: five (1, c_l, h_l, w_l), of unit length over c_l."""
+def unit_features(model: torch.nn.Module, frame: Grey) -> tuple[torch.Tensor, ...]:
+    """One pass of a frame (H, W, 3) through the backbone.
+
+    Five tensors (1, c_l, h_l, w_l), of unit length over the channels.
+    """
     net: Any = model
-    scaled = moment.grey() * np.float32(2.0 / DATA_RANGE) - np.float32(1.0)
+    scaled = frame * np.float32(2.0 / DATA_RANGE) - np.float32(1.0)
     device = next(model.parameters()).device
     image = torch.from_numpy(scaled).permute(2, 0, 1)[None].to(device)
     # one pass at a time, each with all of torch's threads; TF32 would cost three digits on a GPU

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.metrics.base import Meter, Metric, Score, Unscored
+from harness.metrics.base import Meter, Metric, Score, Tally, Traits, Unscored
 from harness.metrics.frames import FrameSize, FramesUnusableError, RangeCheck, Video
 from harness.metrics.moment import Moment
 from harness.metrics.options import Options
@@ -56,93 +56,85 @@ class Side:
 
 
 class Lane:
-    """One candidate on its way beside the reference, and its metrics at work."""
+    """One candidate on its way beside the reference: a tally for every metric that still counts."""
 
     def __init__(self, candidate: Side, metrics: Mapping[str, Metric[Any]]) -> None:
         self.candidate = candidate
+        self.tallies: dict[str, Tally[Any]] = {}
         self._metrics = metrics
-        self._meters: dict[str, Meter[Any]] = {}
         self._unscored: dict[str, Unscored] = {}
 
-    def start(self, name: str, options: Options) -> None:
-        """Put one metric to work, or note why these videos cannot be scored by it."""
-        metric = self._metrics[name]
-        count, *size = self.candidate.video.shape[:3]
-        least = metric.traits.minimum_frames
-        if count < least:
-            self._unscored[name] = metric.traits.unscored(
-                f"{name} needs {least} frames, the video has {count}",
-                f"render at least {least} frames, or drop {name} for this case",
-            )
-            return
-        try:
-            meter = metric.start(FrameSize(*size), options)
-        except Exception as error:
-            self._fail(name, error)
-            return
-        if isinstance(meter, Unscored):
-            self._unscored[name] = meter
-        else:
-            self._meters[name] = meter
+    def add(self, name: str, measured: Any) -> None:
+        """Collect what one metric measured in the next frame."""
+        if name in self.tallies:
+            self.tallies[name].add(measured)
 
-    def measure(self, reference: Moment, candidate: Moment) -> dict[str, Any]:
-        """Every meter's measurement of one frame, or the exception that it ended with."""
-        found: dict[str, Any] = {}
-        for name, meter in self._meters.copy().items():
-            if candidate.index < meter.first_frame:
-                continue
-            try:
-                found[name] = meter.measure(reference, candidate)
-            except Exception as error:  # one broken metric must not cost the others
-                found[name] = error
-        return found
-
-    def add(self, measured: Mapping[str, Any]) -> None:
-        """Collect what `measure` found for the next frame."""
-        for name, what in measured.items():
-            if name not in self._meters:
-                continue
-            if isinstance(what, Exception):
-                self._fail(name, what)
-            else:
-                self._meters[name].add(what)
+    def drop(self, unscored: Unscored) -> None:
+        """One metric has no score after all; what is found first stays."""
+        self.tallies.pop(unscored.metric, None)
+        self._unscored.setdefault(unscored.metric, unscored)
 
     def end(self, error: FramesUnusableError) -> None:
         """The two videos cannot be compared: no metric has a score."""
-        for name, metric in self._metrics.items():
-            self._unscored[name] = metric.traits.unscored(error.reason, error.remedy)
-        self.stop()
-
-    def stop(self) -> None:
-        """Measure no further frame: a value that no metric may see has passed."""
-        self._meters.clear()
+        for metric in self._metrics.values():
+            self.drop(metric.traits.unscored(error.reason, error.remedy))
 
     def results(self) -> dict[str, Score | Unscored]:
         """One result per metric, in the order in which they were asked for."""
         return {name: self._result(name) for name in self._metrics}
 
     def _result(self, name: str) -> Score | Unscored:
-        if name in self._meters:
-            try:
-                score = self._meters[name].score()
-            except Exception as error:
-                self._fail(name, error)
-            else:
-                if not math.isnan(score.value):
-                    return score
-                self._unscored[name] = self._metrics[name].traits.unscored(
-                    "the pooled value is NaN although both videos are finite",
-                    "this is a defect of the metric; keep the two videos and report it",
-                )
-        return self._unscored[name]
-
-    def _fail(self, name: str, error: Exception) -> None:
-        log.error("metric %s failed on %s", name, self.candidate.video.shape, exc_info=error)
-        self._meters.pop(name, None)
-        self._unscored[name] = self._metrics[name].traits.unscored(
-            f"{type(error).__name__}: {error}",
-            "this is a defect of the metric or its library; the log has the traceback",
+        if name not in self.tallies:
+            return self._unscored[name]
+        traits = self._metrics[name].traits
+        try:
+            score = self.tallies[name].score()
+        except Exception as error:
+            return failed(traits, error)
+        if not math.isnan(score.value):
+            return score
+        return traits.unscored(
+            "the pooled value is NaN although both videos are finite",
+            "this is a defect of the metric; keep the two videos and report it",
         )
+
+
+def failed(traits: Traits, error: Exception) -> Unscored:
+    """A metric that raised: it must not cost the others, nor look like a good score."""
+    log.error("metric %s failed", traits.name, exc_info=error)
+    return traits.unscored(
+        f"{type(error).__name__}: {error}",
+        "this is a defect of the metric or its library; the log has the traceback",
+    )
+
+
+def start_meters(
+    metrics: Mapping[str, Metric[Any]], options: Mapping[str, Options], lanes: Sequence[Lane]
+) -> dict[str, Meter[Any]]:
+    """Put every metric to work on lanes of equal size, or note there why it cannot score them."""
+    meters: dict[str, Meter[Any]] = {}
+    for name, metric in metrics.items():
+        started = _start(metric, options[name], lanes[0].candidate.video.shape)
+        for lane in lanes:
+            if isinstance(started, Unscored):
+                lane.drop(started)
+            else:
+                lane.tallies[name] = started.tally()
+                meters[name] = started
+    return meters
+
+
+def _start(metric: Metric[Any], options: Options, shape: tuple[int, ...]) -> Meter[Any] | Unscored:
+    traits, (count, height_px, width_px) = metric.traits, shape[:3]
+    if count < traits.minimum_frames:
+        return traits.unscored(
+            f"{traits.name} needs {traits.minimum_frames} frames, the video has {count}",
+            f"render at least {traits.minimum_frames} frames, or drop {traits.name} for this case",
+        )
+    try:
+        return metric.start(FrameSize(height_px, width_px), options)
+    except Exception as error:
+        return failed(traits, error)
 
 
 @dataclass(frozen=True)
@@ -150,62 +142,81 @@ class _Frame:
     """One frame of all sides, and the work on it that is under way."""
 
     moments: list[Moment]
-    measured: list[Future[dict[str, Any]]]
+    legal: list[Lane]
+    measured: dict[str, Future[list[Any]]]
     read: list[Future[FrameReadings] | None]
 
 
-def run(reference: Side, lanes: Sequence[Lane]) -> None:
-    """Lead all frames of the reference and the candidates past the lanes and the readers.
+class OnePass:
+    """The pass itself: `run` leads all frames past the meters and the readers.
 
-    What a video raises while it is decoded is raised here, and nothing that was measured counts.
+    lanes: candidates of the reference's shape and dtype, started by `start_meters`.
     """
-    _keep_freed_memory()
-    sides = [reference, *(lane.candidate for lane in lanes)]
-    threads = min(_cores(), MAXIMUM_THREADS)
-    ahead = math.ceil(threads / max(1, len(lanes)))
-    under_way: deque[_Frame] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        for raws in zip(*(side.video for side in sides), strict=True):
-            moments = [side.step(raw) for side, raw in zip(sides, raws, strict=True)]
-            under_way.append(_submit(pool, sides, lanes, moments))
-            if len(under_way) > ahead:
-                _collect(under_way.popleft(), sides, lanes)
-        while under_way:
-            _collect(under_way.popleft(), sides, lanes)
-    for lane in lanes:
-        values = lane.candidate.values
-        error = reference.values.error("reference") or values.error("candidate")
-        if error is not None:
-            lane.end(error)
 
+    def __init__(
+        self,
+        reference: Side,
+        lanes: Sequence[Lane],
+        metrics: Mapping[str, Metric[Any]],
+        meters: Mapping[str, Meter[Any]],
+    ) -> None:
+        self._reference, self._lanes = reference, lanes
+        self._sides = [reference, *(lane.candidate for lane in lanes)]
+        self._metrics, self._meters = metrics, meters
 
-def _submit(
-    pool: ThreadPoolExecutor, sides: Sequence[Side], lanes: Sequence[Lane], moments: list[Moment]
-) -> _Frame:
-    for lane in lanes:
-        if not (sides[0].values.legal and lane.candidate.values.legal):
-            lane.stop()
-    return _Frame(
-        moments,
-        [
-            pool.submit(lane.measure, moments[0], moment)
-            for lane, moment in zip(lanes, moments[1:], strict=True)
-        ],
-        [
+    def run(self) -> None:
+        """What a video raises while it is decoded is raised here; then no lane's results count."""
+        _keep_freed_memory()
+        threads = min(_cores(), MAXIMUM_THREADS)
+        under_way: deque[_Frame] = deque()
+        with ThreadPoolExecutor(threads) as pool:
+            for raws in zip(*(side.video for side in self._sides), strict=True):
+                under_way.append(self._submit(pool, raws))
+                if len(under_way) > threads:
+                    self._collect(under_way.popleft())
+            while under_way:
+                self._collect(under_way.popleft())
+        for lane in self._lanes:
+            values = lane.candidate.values
+            error = self._reference.values.error("reference") or values.error("candidate")
+            if error is not None:
+                lane.end(error)
+
+    def _submit(self, pool: ThreadPoolExecutor, raws: Sequence[NDArray[Any]]) -> _Frame:
+        moments = [side.step(raw) for side, raw in zip(self._sides, raws, strict=True)]
+        of_lane = dict(zip(self._lanes, moments[1:], strict=True))
+        # of a video that holds an illegal value, the values are counted further, but no more
+        legal = [
+            lane
+            for lane in self._lanes
+            if self._reference.values.legal and lane.candidate.values.legal
+        ]
+        measured = {
+            name: pool.submit(meter.measure, moments[0], [of_lane[lane] for lane in legal])
+            for name, meter in self._meters.items()
+            if moments[0].index >= meter.first_frame and any(name in ln.tallies for ln in legal)
+        }
+        read = [
             pool.submit(read_frame, moment) if side.reader is not None else None
-            for side, moment in zip(sides, moments, strict=True)
-        ],
-    )
+            for side, moment in zip(self._sides, moments, strict=True)
+        ]
+        return _Frame(moments, legal, measured, read)
 
-
-def _collect(frame: _Frame, sides: Sequence[Side], lanes: Sequence[Lane]) -> None:
-    for lane, measured in zip(lanes, frame.measured, strict=True):
-        lane.add(measured.result())
-    for side, row in zip(sides, frame.read, strict=True):
-        if side.reader is not None and row is not None:
-            side.reader.add(row.result())
-    for moment in frame.moments:
-        moment.before = None  # or a chain of all frames would stay in memory
+    def _collect(self, frame: _Frame) -> None:
+        for name, future in frame.measured.items():
+            try:
+                found = future.result()
+            except Exception as error:
+                for lane in frame.legal:
+                    lane.drop(failed(self._metrics[name].traits, error))
+                continue
+            for lane, measured in zip(frame.legal, found, strict=True):
+                lane.add(name, measured)
+        for side, row in zip(self._sides, frame.read, strict=True):
+            if side.reader is not None and row is not None:
+                side.reader.add(row.result())
+        for moment in frame.moments:
+            moment.before = None  # or a chain of all frames would stay in memory
 
 
 def _cores() -> int:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
-from harness.metrics.base import Metric, Score, Traits
+from harness.metrics.base import Metric, Traits
 from harness.metrics.frames import DATA_RANGE, FrameSize, Grey
 from harness.metrics.moment import Moment
 from harness.metrics.options import TileOptions
 from harness.metrics.series import Series
-from harness.metrics.tiles import TileGrid, Tiles
+from harness.metrics.tiles import TileGrid, TileMeans, Tiles
 
 TRAITS = Traits(
     name="psnr", version=1, unit="dB", higher_is_better=True, perfect=math.inf, symmetric=True
@@ -46,19 +47,22 @@ class PsnrMeter:
     first_frame = 0
 
     def __init__(self, size: FrameSize, options: TileOptions) -> None:
+        self._options = options
         self._grid = TileGrid.covering(size.height_px, size.width_px, options.tile_px)
-        self._mse = Series(TRAITS, options, self._grid, worst_is_largest=True, show=psnr_from_mse)
 
-    def measure(self, reference: Moment, candidate: Moment) -> Tiles:
-        return self._grid.means_by_band(
-            lambda rows: squared_error(reference.grey(rows), candidate.grey(rows))
-        )
+    def measure(self, reference: Moment, candidates: Sequence[Moment]) -> list[tuple[float, Tiles]]:
+        found = [TileMeans(self._grid) for _ in candidates]
+        for rows in self._grid.bands:
+            wanted = reference.grey(rows)
+            for candidate, tiles in zip(candidates, found, strict=True):
+                tiles.add(squared_error(wanted, candidate.grey(rows)))
+        return [self._grid.with_mean(tiles.means()) for tiles in found]
 
-    def add(self, measured: Tiles) -> None:
-        self._mse.add(self._grid.mean(measured), measured)
-
-    def score(self) -> Score:
-        return self._mse.score({"mse_grey2": tuple(self._mse.values)})
+    def tally(self) -> Series:
+        return Series(
+            TRAITS, self._options, self._grid,
+            worst_is_largest=True, show=psnr_from_mse, measured="mse_grey2",
+        )  # fmt: skip
 
 
 METRIC = Metric(TRAITS, TileOptions, PsnrMeter)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.metrics.frames import Grey, RangeCheck, Video, check_layout
-from harness.metrics.imaging import convolve3, laplacian, luma_plane, mean_and_deviation
+from harness.metrics.imaging import convolve3, laplacian, mean_and_deviation
 from harness.metrics.moment import Moment
 
 EQUAL_GREY = 0.5
@@ -109,7 +109,7 @@ class FrameReadings:
 def read_frame(moment: Moment) -> FrameReadings:
     """Read one frame, which may hold anything, NaN included: such a frame is none of constant,
     black or still, because NaN fails every comparison."""
-    frame, plane = moment.grey(), moment.once(luma_plane)
+    frame, plane = moment.grey(), moment.luma
     before = moment.before
     return FrameReadings(
         luminance=float(plane.mean(dtype=np.float64)),
@@ -119,7 +119,7 @@ def read_frame(moment: Moment) -> FrameReadings:
         noise_level=noise_level(plane),
         constant=bool(np.abs(frame - frame[0, 0]).max() <= EQUAL_GREY),
         black=bool(np.abs(frame).max() <= BLACK_GREY),
-        motion=_motion(plane, before.once(luma_plane)) if before else None,
+        motion=_motion(plane, before.luma) if before else None,
         still=before is not None and bool(np.abs(frame - before.grey()).max() <= EQUAL_GREY),
     )
 

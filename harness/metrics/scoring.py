@@ -85,7 +85,7 @@ def _look(
 ) -> tuple[dict[str, Results], list[VideoReadings | None]]:
     """Every candidate's results; the readings of the reference and of each candidate that passed."""
     from harness.metrics.frames import FramesUnusableError, check_pair
-    from harness.metrics.one_pass import Lane, Side, run
+    from harness.metrics.one_pass import Lane, OnePass, Side, start_meters
 
     if not metrics:
         raise MetricConfigError(
@@ -101,13 +101,11 @@ def _look(
             check_pair(reference, lane.candidate.video)
         except FramesUnusableError as error:
             lane.end(error)
-            continue
-        for name in metrics:
-            lane.start(name, options[name])
-        passing.append(lane)
+        else:
+            passing.append(lane)
     side = Side(reference, read=read)
     if passing:
-        run(side, passing)
+        OnePass(side, passing, rows, start_meters(rows, options, passing)).run()
     passed = [side if passing else None]
     passed += [lane.candidate if lane in passing else None for lane in lanes.values()]
     readings = [p.readings() if read and p is not None else None for p in passed]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -17,10 +17,11 @@ def _as_measured(value: float) -> float:
 
 
 class Series:
-    """One value and one map of tiles a frame; of the tiles only the worst is kept.
+    """The tally of a metric that has one value and one map of tiles a frame.
 
-    worst_is_largest: for what is measured. show: from what is measured and averaged (a squared
-    error) to the metric's unit (dB); monotone.
+    Of the tiles only the worst is kept. worst_is_largest: of what is measured. show: from what is
+    measured and averaged (a squared error) to the metric's unit (dB), monotone; what was measured
+    is then kept in `extra` under the name `measured`.
     """
 
     def __init__(
@@ -31,44 +32,45 @@ class Series:
         *,
         worst_is_largest: bool,
         first_frame: int = 0,
-        show: Callable[[float], float] = _as_measured,
+        show: Callable[[float], float] | None = None,
+        measured: str | None = None,
     ) -> None:
-        self.values: list[float] = []
         self._traits, self._options, self._grid = traits, options, grid
         self._worst_is_largest = worst_is_largest
         self._first_frame = first_frame
-        self._show = show
+        self._show = show or _as_measured
+        self._measured = measured
+        self._values: list[float] = []
         self._worst: Region | None = None
 
-    def add(self, value: float, tiles: Tiles) -> None:
-        """Collect the next frame."""
+    def add(self, measured: tuple[float, Tiles]) -> None:
+        """Collect the next frame: its value and its tiles."""
+        value, tiles = measured
         region = self._grid.worst(
             tiles[np.newaxis],
             higher_is_better=not self._worst_is_largest,
-            first_frame=self._first_frame + len(self.values),
+            first_frame=self._first_frame + len(self._values),
         )
-        self.values.append(value)
-        if self._worst is None or (
-            region.value > self._worst.value
-            if self._worst_is_largest
-            else region.value < self._worst.value
-        ):
+        self._values.append(value)
+        sign = 1 if self._worst_is_largest else -1
+        if self._worst is None or sign * region.value > sign * self._worst.value:
             self._worst = region
 
-    def score(self, extra: Mapping[str, tuple[float, ...]] | None = None) -> Score:
-        """The score of all frames that were added: their mean, the worst of them, the worst tile."""
+    def score(self) -> Score:
+        """Mean, worst frame and worst tile. Raises: ValueError, when no frame was added."""
         if self._worst is None:
             raise ValueError(f"{self._traits.name}: no frame was measured")
-        per_frame = tuple(self._show(value) for value in self.values)
-        better_high = self._traits.higher_is_better
+        per_frame = tuple(self._show(value) for value in self._values)
         return Score(
             spec=self._traits.spec(self._options),
-            value=self._show(float(np.mean(self.values))),
+            value=self._show(float(np.mean(self._values))),
             per_frame=per_frame,
             worst_frame=find_worst_frame(
-                per_frame, higher_is_better=better_high, first_frame=self._first_frame
+                per_frame,
+                higher_is_better=self._traits.higher_is_better,
+                first_frame=self._first_frame,
             ),
             worst_region=replace(self._worst, value=self._show(self._worst.value)),
             first_frame=self._first_frame,
-            extra=extra or {},
+            extra={self._measured: tuple(self._values)} if self._measured else {},
         )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
 
-from harness.metrics.base import Metric, Score, Traits
+from harness.metrics.base import Metric, Traits
 from harness.metrics.frames import FrameSize, Grey
+from harness.metrics.imaging import absolute_difference
 from harness.metrics.moment import Moment
 from harness.metrics.options import TileOptions
 from harness.metrics.series import Series
-from harness.metrics.tiles import TileGrid, Tiles
+from harness.metrics.tiles import TileGrid, TileMeans, Tiles
 
 TRAITS = Traits(
     name="temporal_difference",
@@ -28,11 +29,12 @@ def transition_difference(error_before: Grey, error_after: Grey) -> Grey:
     Shapes: (H, W, 3) twice -> (H, W, 3). Unit: grey levels. Range: 0 to 510.
     An error that stays as it is (a constant shift, a still patch) gives 0: only time is seen here.
 
+    >>> import numpy as np
     >>> one = np.ones((1, 1, 3), dtype=np.float32)
     >>> float(transition_difference(3 * one, -3 * one).max())
     6.0
     """
-    return np.abs(error_after - error_before)
+    return absolute_difference(error_after, error_before)
 
 
 class TemporalDifferenceMeter:
@@ -46,24 +48,23 @@ class TemporalDifferenceMeter:
     first_frame = 1
 
     def __init__(self, size: FrameSize, options: TileOptions) -> None:
+        self._options = options
         self._grid = TileGrid.covering(size.height_px, size.width_px, options.tile_px)
-        self._change = Series(TRAITS, options, self._grid, worst_is_largest=True, first_frame=1)
 
-    def measure(self, reference: Moment, candidate: Moment) -> Tiles:
-        before = reference.previous(), candidate.previous()
+    def measure(self, reference: Moment, candidates: Sequence[Moment]) -> list[tuple[float, Tiles]]:
+        found = [TileMeans(self._grid) for _ in candidates]
+        for rows in self._grid.bands:
+            before, after = reference.previous().grey(rows), reference.grey(rows)
+            for candidate, tiles in zip(candidates, found, strict=True):
+                error_before = candidate.previous().grey(rows)
+                error_before -= before
+                error_after = candidate.grey(rows)
+                error_after -= after
+                tiles.add(transition_difference(error_before, error_after))
+        return [self._grid.with_mean(tiles.means()) for tiles in found]
 
-        def change(rows: slice) -> Grey:
-            error_before = before[1].grey(rows) - before[0].grey(rows)
-            error_after = candidate.grey(rows) - reference.grey(rows)
-            return transition_difference(error_before, error_after)
-
-        return self._grid.means_by_band(change)
-
-    def add(self, measured: Tiles) -> None:
-        self._change.add(self._grid.mean(measured), measured)
-
-    def score(self) -> Score:
-        return self._change.score()
+    def tally(self) -> Series:
+        return Series(TRAITS, self._options, self._grid, worst_is_largest=True, first_frame=1)
 
 
 METRIC = Metric(TRAITS, TileOptions, TemporalDifferenceMeter)

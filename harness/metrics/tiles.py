@@ -5,7 +5,6 @@ A pooled value hides a small defect: a bright 80x100 patch in 480x720 changes 2 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -19,7 +18,7 @@ from harness.metrics.base import Region
 Tiles = NDArray[np.float64]
 """One value a tile: (R, C)."""
 
-BAND_PX = 48
+BAND_PX = 96
 """Frames are worked on in bands of about this height: intermediate results stay in the cache."""
 
 
@@ -43,33 +42,28 @@ class TileGrid:
         """
         return cls(_edges(height_px, tile_px), _edges(width_px, tile_px))
 
-    def bands(self) -> Iterator[slice]:
+    @property
+    def bands(self) -> tuple[slice, ...]:
         """Rows of the frame, in bands of whole tiles that are about `BAND_PX` high."""
-        for first, last in self._bands():
-            yield slice(int(self.rows[first]), int(self.rows[last]))
+        edges = [int(self.rows[0])]
+        for row in self.rows[1:]:
+            if row - edges[-1] >= BAND_PX or row == self.rows[-1]:
+                edges.append(int(row))
+        return tuple(slice(top, bottom) for top, bottom in pairwise(edges))
 
     def means(self, values: NDArray[Any]) -> Tiles:
         """Mean of `values`, (H, W) or (H, W, channels), over each tile."""
-        return self.means_by_band(lambda rows: values[rows])
-
-    def means_by_band(self, of_rows: Callable[[slice], NDArray[Any]]) -> Tiles:
-        """Mean over each tile of a map that `of_rows` computes band by band: rows -> (h, W[, c])."""
-        strips: list[NDArray[Any]] = []
-        channels = 1
-        for first, last in self._bands():
-            top = self.rows[first]
-            values = of_rows(slice(int(top), int(self.rows[last])))
-            channels = values.shape[2] if values.ndim == 3 else 1
-            edges = self.rows[first : last + 1] - top
-            # a sum over rows runs along memory; reduceat would take ten times as long here
-            strips += [values[a:b].sum(axis=0) for a, b in pairwise(edges)]
-        whole = np.stack(strips).astype(np.float64)
-        sums = np.add.reduceat(whole if channels == 1 else whole.sum(axis=2), self._left, axis=1)
-        return sums / (self._areas * channels)
+        collected = TileMeans(self)
+        collected.add(values)
+        return collected.means()
 
     def mean(self, tiles: Tiles) -> float:
         """Mean over the frame from the means over its tiles."""
-        return float((tiles * self._areas).sum() / self._areas.sum())
+        return float((tiles * self.areas).sum() / self.areas.sum())
+
+    def with_mean(self, tiles: Tiles) -> tuple[float, Tiles]:
+        """Mean over the frame, and the tiles that it comes from."""
+        return self.mean(tiles), tiles
 
     def coarse_means(self, values: NDArray[Any]) -> NDArray[np.float64]:
         """Mean over each tile of a map (h, w) that covers the frame at another resolution: (R, C).
@@ -90,20 +84,9 @@ class TileGrid:
         return self.region(first_frame + frame, row, column, value)
 
     @property
-    def _left(self) -> NDArray[np.intp]:
-        return self.columns[:-1]
-
-    @property
-    def _areas(self) -> NDArray[np.intp]:
+    def areas(self) -> NDArray[np.intp]:
+        """Pixels in each tile: (R, C)."""
         return np.outer(np.diff(self.rows), np.diff(self.columns))
-
-    def _bands(self) -> Iterator[tuple[int, int]]:
-        """Each band as its first tile row and the one after its last."""
-        first = 0
-        for row in range(1, len(self.rows)):
-            if self.rows[row] - self.rows[first] >= BAND_PX or row == len(self.rows) - 1:
-                yield first, row
-                first = row
 
     def region(self, frame: int, row: int, column: int, value: float) -> Region:
         """Tile (row, column) as a rectangle of a frame."""
@@ -116,6 +99,33 @@ class TileGrid:
             width=int(self.columns[column + 1]) - x,
             value=value,
         )
+
+
+class TileMeans:
+    """Means over the tiles of a map that is computed band by band, from the top."""
+
+    def __init__(self, grid: TileGrid) -> None:
+        self._grid = grid
+        self._strips: list[NDArray[Any]] = []
+
+    def add(self, band: NDArray[Any]) -> None:
+        """The next rows of the map, whole tiles: (h, W) or (h, W, channels)."""
+        edges = self._grid.rows[len(self._strips) :]
+        top = int(edges[0])
+        for first, last in pairwise(edges - top):
+            if last > len(band):
+                break
+            # a sum over rows runs along memory; reduceat would take ten times as long here
+            self._strips.append(band[first:last].sum(axis=0))
+
+    def means(self) -> Tiles:
+        """The mean over each tile, once all rows were added."""
+        strips = np.stack(self._strips)
+        flat = strips.reshape(len(strips), -1)
+        columns = self._grid.columns
+        channels = flat.shape[1] // int(columns[-1])
+        sums = np.add.reduceat(flat, columns[:-1] * channels, axis=1, dtype=np.float64)
+        return sums / (self._grid.areas * channels)
 
 
 def _edges(size_px: int, tile_px: int) -> NDArray[np.intp]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.metrics.base import Metric, Score, Traits, Unscored
-from harness.metrics.frames import FrameSize, Grey
-from harness.metrics.imaging import absolute_difference, dense_flow, luma_plane, sample
+from harness.metrics.frames import FrameSize
+from harness.metrics.imaging import absolute_difference, dense_flow, sample
 from harness.metrics.moment import Moment
 from harness.metrics.options import TileOptions
 from harness.metrics.series import Series
-from harness.metrics.tiles import TileGrid, Tiles
+from harness.metrics.tiles import TileGrid, TileMeans, Tiles
 
 TRAITS = Traits(
     name="warp_error",
@@ -33,21 +34,23 @@ MINIMUM_SIDE_PX = 16
 class Motion:
     """Where each pixel of a frame comes from in the frame before: x, y in px, both (H, W) float32.
 
-    outside: (H, W), True where that lies outside the frame before, which then says nothing.
+    outside: flat indices, ascending, of the pixels that come from outside the frame before, which
+        says nothing about them.
     """
 
     x: NDArray[np.float32]
     y: NDArray[np.float32]
-    outside: NDArray[np.bool_]
+    outside: NDArray[np.intp]
 
 
 def motion(reference: Moment) -> Motion:
     """The motion from the frame before to this one, by the optical flow between their lumas."""
-    flow = dense_flow(reference.once(luma_plane), reference.previous().once(luma_plane))
+    flow = dense_flow(reference.luma, reference.previous().luma)
     height, width = flow.shape[:2]
     x = flow[..., 0] + np.arange(width, dtype=np.float32)
     y = flow[..., 1] + np.arange(height, dtype=np.float32)[:, np.newaxis]
-    return Motion(x, y, (x < 0) | (x > width - 1) | (y < 0) | (y > height - 1))
+    outside = (x < 0) | (x > width - 1) | (y < 0) | (y > height - 1)
+    return Motion(x, y, np.flatnonzero(outside))
 
 
 def residual_tiles(moment: Moment, along: Motion, grid: TileGrid) -> Tiles:
@@ -55,20 +58,15 @@ def residual_tiles(moment: Moment, along: Motion, grid: TileGrid) -> Tiles:
 
     Pixels that come from outside the frame count as 0.
     """
-    before = moment.previous().grey()
-
-    def of_rows(rows: slice) -> Grey:
-        residual = absolute_difference(
-            moment.grey(rows), sample(before, along.x[rows], along.y[rows])
-        )
-        residual[along.outside[rows]] = 0.0
-        return residual
-
-    return grid.means_by_band(of_rows)
-
-
-def _own_residual_tiles(reference: Moment, grid: TileGrid) -> Tiles:
-    return residual_tiles(reference, reference.once(motion), grid)
+    before, found = moment.previous().grey(), TileMeans(grid)
+    width = before.shape[1]
+    for rows in grid.bands:
+        warped = sample(before, along.x[rows], along.y[rows])
+        residual = absolute_difference(moment.grey(rows), warped)
+        first, last = np.searchsorted(along.outside, (rows.start * width, rows.stop * width))
+        residual.reshape(-1, 3)[along.outside[first:last] - rows.start * width] = 0.0
+        found.add(residual)
+    return found.means()
 
 
 class WarpErrorMeter:
@@ -84,31 +82,44 @@ class WarpErrorMeter:
     first_frame = 1
 
     def __init__(self, size: FrameSize, options: TileOptions) -> None:
+        self._options = options
         self._grid = TileGrid.covering(size.height_px, size.width_px, options.tile_px)
-        self._change = Series(TRAITS, options, self._grid, worst_is_largest=True, first_frame=1)
+
+    def measure(self, reference: Moment, candidates: Sequence[Moment]) -> list[tuple[Tiles, Tiles]]:
+        along = motion(reference)
+        own, *others = (
+            residual_tiles(side, along, self._grid) for side in (reference, *candidates)
+        )
+        return [(own, other) for other in others]
+
+    def tally(self) -> WarpErrorTally:
+        return WarpErrorTally(self._options, self._grid)
+
+
+class WarpErrorTally:
+    """Collects the tiles of both sides' residuals."""
+
+    def __init__(self, options: TileOptions, grid: TileGrid) -> None:
+        self._grid = grid
+        self._change = Series(TRAITS, options, grid, worst_is_largest=True, first_frame=1)
         self._reference: list[float] = []
         self._candidate: list[float] = []
-
-    def measure(self, reference: Moment, candidate: Moment) -> tuple[Tiles, Tiles]:
-        own = reference.once(_own_residual_tiles, self._grid)
-        return own, residual_tiles(candidate, reference.once(motion), self._grid)
 
     def add(self, measured: tuple[Tiles, Tiles]) -> None:
         own, other = measured
         self._reference.append(self._grid.mean(own))
         self._candidate.append(self._grid.mean(other))
         change = abs(self._candidate[-1] - self._reference[-1])
-        self._change.add(change, np.abs(other - own))
+        self._change.add((change, np.abs(other - own)))
 
     def score(self) -> Score:
         signed = float(np.mean(np.subtract(self._candidate, self._reference)))
-        return self._change.score(
-            {
-                "reference_grey_level": tuple(self._reference),
-                "candidate_grey_level": tuple(self._candidate),
-                "signed_change_grey_level": (signed,),
-            }
-        )
+        extra = {
+            "reference_grey_level": tuple(self._reference),
+            "candidate_grey_level": tuple(self._candidate),
+            "signed_change_grey_level": (signed,),
+        }
+        return replace(self._change.score(), extra=extra)
 
 
 def start_warp_error(size: FrameSize, options: TileOptions) -> WarpErrorMeter | Unscored:
