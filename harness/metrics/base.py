@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 OptionValue = bool | int | float | str
 OptionsT = TypeVar("OptionsT", bound="Options")
 MeasuredT = TypeVar("MeasuredT")
+CollectedT = TypeVar("CollectedT", contravariant=True)
 
 
 @dataclass(frozen=True)
@@ -121,10 +122,10 @@ class Traits:
         return Unscored(self.name, reason, remedy)
 
 
-class Tally(Protocol[MeasuredT]):
+class Tally(Protocol[CollectedT]):
     """Collects what was measured of one candidate, in constant memory but for a number a frame."""
 
-    def add(self, measured: MeasuredT) -> None:
+    def add(self, measured: CollectedT) -> None:
         """Collect the next frame."""
         ...
 

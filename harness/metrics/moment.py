@@ -5,10 +5,13 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from harness.metrics.frames import Grey, grey_levels
 from harness.metrics.imaging import luma
+
+_BAND_PX = 96
 
 
 class Moment:
@@ -29,7 +32,10 @@ class Moment:
 
         Two threads may both compute it: they find the same, and no lock has to be waited for.
         """
-        return luma(self.grey())
+        height = len(self._raw)
+        return np.concatenate(
+            [luma(self.grey(slice(top, top + _BAND_PX))) for top in range(0, height, _BAND_PX)]
+        )
 
     def previous(self) -> Moment:
         """The frame before. Raises: ValueError, at the first frame of a video."""
