@@ -8,11 +8,13 @@ file to fewer or altered frames and still exits with 0.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +28,9 @@ NOT_FINITE_COLOUR = (255, 0, 255)
 """What a pixel with NaN or an infinity is stored as."""
 
 _SEAL = re.compile(r"parity-frames (\d+)x(\d+)x(\d+) ([0-9a-f]{64})")
+_HEAD_BYTES = 1 << 16
+"""The metadata lie before the first frame."""
+
 _PREVIEW_EDGE_PX = 384
 
 
@@ -74,8 +79,13 @@ def _quantise_frame(frame: NDArray[np.float32], index: int) -> Uint8Frames:
 def frames_sha256(frames: Uint8Frames) -> str:
     """SHA-256 over shape and bytes: the identity of a video, whatever file it lies in."""
     _check_bytes(frames)
-    head = f"uint8 {frames.shape}\n".encode()
-    return hashlib.sha256(head + np.ascontiguousarray(frames).tobytes()).hexdigest()
+    digest = hashlib.sha256(_hash_head(frames.shape))
+    digest.update(np.ascontiguousarray(frames).data)
+    return digest.hexdigest()
+
+
+def _hash_head(shape: tuple[int, ...]) -> bytes:
+    return f"uint8 {shape}\n".encode()
 
 
 def write_lossless(path: Path, frames: Uint8Frames, fps: int) -> None:
@@ -93,31 +103,79 @@ def write_lossless(path: Path, frames: Uint8Frames, fps: int) -> None:
     _encode(path, frames, fps, [*codec, "-metadata", f"comment={seal}"])
 
 
+@dataclass(frozen=True)
+class StoredVideo:
+    """A video that `write_lossless` stored: an iterable of its frames, decoded while it is read.
+
+    Never more than a few frames are in memory, however long the video is. `shape` is (T, H, W, 3),
+    `sha256` what `frames_sha256` gave for it. Only a reader that comes to the end knows that the
+    frames were those that were stored: a frame by itself proves nothing.
+    """
+
+    path: Path
+    shape: tuple[int, int, int, int]
+    sha256: str
+
+    @classmethod
+    def open(cls, path: Path) -> StoredVideo:
+        """Raises: StoreError, when the file is missing or was not written by `write_lossless`."""
+        if not path.is_file():
+            raise StoreError(f"{path} is missing; render again")
+        with path.open("rb") as file:
+            seal = _SEAL.search(file.read(_HEAD_BYTES).decode("latin-1"))
+        if seal is None:
+            raise StoreError(
+                f"{path} is damaged or was not written by this program; delete {path.parent} and"
+                " render again"
+            )
+        count, height, width = (int(edge) for edge in seal.groups()[:3])
+        return cls(path, (count, height, width, 3), seal.group(4))
+
+    @property
+    def dtype(self) -> np.dtype[np.uint8]:
+        return np.dtype(np.uint8)
+
+    def __iter__(self) -> Iterator[Uint8Frames]:
+        """Each frame (H, W, 3) in order. Raises: StoreError, at the end at the latest, when these
+        are not the frames that were stored."""
+        command = [*_ffmpeg_command(), "-v", "error", "-i", f"file:{self.path}", "-map", "0:v:0"]
+        command += ["-fps_mode", "passthrough", "-pix_fmt", "rgb24", "-f", "rawvideo", "-"]
+        digest = hashlib.sha256(_hash_head(self.shape))
+        size = math.prod(self.shape[1:])
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        ) as process:
+            try:
+                stream = cast("IO[bytes]", process.stdout)
+                for _ in range(self.shape[0]):
+                    content = stream.read(size)
+                    if len(content) < size:
+                        raise self._damaged()
+                    digest.update(content)
+                    yield np.frombuffer(content, np.uint8).reshape(self.shape[1:])
+                if stream.read(1) or digest.hexdigest() != self.sha256:
+                    raise self._damaged()
+            finally:
+                process.kill()
+
+    def _damaged(self) -> StoreError:
+        return StoreError(
+            f"{self.path} is damaged: it does not decode to the {self.shape[0]} frames that were"
+            f" stored; delete {self.path.parent} and render again"
+        )
+
+
 def read_frames(path: Path) -> Uint8Frames:
-    """Read what `write_lossless` stored, to the bit.
+    """Read what `write_lossless` stored, to the bit: a whole `StoredVideo`.
 
     Raises: StoreError, when the file is missing, was not written by `write_lossless`, or does not
         give the frames that were stored.
     """
-    if not path.is_file():
-        raise StoreError(f"{path} is missing; render again")
-    source = ["-hide_banner", "-i", f"file:{path}", "-map", "0:v:0", "-fps_mode", "passthrough"]
-    done = _ffmpeg([*source, "-pix_fmt", "rgb24", "-f", "rawvideo", "-"])
-    seal = _SEAL.search(done.stderr.decode(errors="replace"))
-    if seal is None:
-        raise StoreError(
-            f"{path} is damaged or was not written by this program; delete {path.parent} and render"
-            " again"
-        )
-    shape = (*(int(edge) for edge in seal.groups()[:3]), 3)
-    if len(done.stdout) == np.prod(shape):
-        frames = np.frombuffer(done.stdout, np.uint8).reshape(shape)
-        if frames_sha256(frames) == seal.group(4):
-            return frames
-    raise StoreError(
-        f"{path} is damaged: it does not decode to the {shape[0]} frames that were stored; delete"
-        f" {path.parent} and render again"
-    )
+    video = StoredVideo.open(path)
+    frames = np.empty(video.shape, np.uint8)
+    for index, frame in enumerate(video):
+        frames[index] = frame
+    return frames
 
 
 def write_preview(path: Path, frames: Uint8Frames, fps: int) -> None:
@@ -169,13 +227,17 @@ def _encode(path: Path, frames: Uint8Frames, fps: int, options: Sequence[str]) -
 def _ffmpeg(
     arguments: Sequence[str], stdin: bytes | None = None
 ) -> subprocess.CompletedProcess[bytes]:
+    command = [*_ffmpeg_command(), *arguments]
+    return subprocess.run(command, input=stdin, capture_output=True, check=False)
+
+
+def _ffmpeg_command() -> list[str]:
     # here, because reports without frames need no FFmpeg
     from imageio_ffmpeg import get_ffmpeg_exe
 
     try:
-        command = [get_ffmpeg_exe(), "-nostdin", *arguments]
+        return [get_ffmpeg_exe(), "-nostdin"]
     except RuntimeError as error:
         raise StoreError(
             "no FFmpeg was found; run: pip install --force-reinstall imageio-ffmpeg"
         ) from error
-    return subprocess.run(command, input=stdin, capture_output=True, check=False)

@@ -9,14 +9,17 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from harness.metrics.frames import FramePair
+    from harness.metrics.frames import FrameSize
+    from harness.metrics.moment import Moment
     from harness.metrics.options import Options
 
 OptionValue = bool | int | float | str
 OptionsT = TypeVar("OptionsT", bound="Options")
+MeasuredT = TypeVar("MeasuredT")
+CollectedT = TypeVar("CollectedT", contravariant=True)
 
 
 @dataclass(frozen=True)
@@ -119,13 +122,47 @@ class Traits:
         return Unscored(self.name, reason, remedy)
 
 
+class Tally(Protocol[CollectedT]):
+    """Collects what was measured of one candidate, in constant memory but for a number a frame."""
+
+    def add(self, measured: CollectedT) -> None:
+        """Collect the next frame."""
+        ...
+
+    def score(self) -> Score:
+        """The score of all frames, after the last one."""
+        ...
+
+
+class Meter(Protocol[MeasuredT]):
+    """One metric at work on a reference and its candidates.
+
+    first_frame: the first frame that it measures; 1 for a metric of transitions.
+    """
+
+    @property
+    def first_frame(self) -> int: ...
+
+    def measure(self, reference: Moment, candidates: Sequence[Moment]) -> list[MeasuredT]:
+        """All that needs pixels of one frame, for each candidate: what depends on the reference
+        alone is computed once. Called for any frame in any thread, so it changes nothing."""
+        ...
+
+    def tally(self) -> Tally[MeasuredT]:
+        """An empty tally for one candidate."""
+        ...
+
+
 @dataclass(frozen=True)
 class Metric(Generic[OptionsT]):
-    """A registry row's target: the traits, the options it takes, and the function that scores."""
+    """A registry row's target: the traits, the options it takes, and how its meter is made.
+
+    start: (size of the frames, options) -> a meter, or why these videos cannot be scored.
+    """
 
     traits: Traits
     options: type[OptionsT]
-    score: Callable[[FramePair, OptionsT], Score | Unscored]
+    start: Callable[[FrameSize, OptionsT], Meter[Any] | Unscored]
 
 
 def find_worst_frame(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.metrics.base import Metric, Region, Score, Traits, find_worst_frame
-from harness.metrics.frames import FramePair
-from harness.metrics.imaging import luma
+from harness.metrics.frames import FrameSize
+from harness.metrics.moment import Moment
 from harness.metrics.options import TileOptions
 from harness.metrics.tiles import TileGrid
 
@@ -37,52 +38,97 @@ def second_difference(brightness: Series) -> Series:
     return brightness[2:] - 2.0 * brightness[1:-1] + brightness[:-2]
 
 
-def flicker_energy(brightness: Series) -> Series:
-    """Root mean square of `second_difference` over time: (T, ...) -> (...), in grey levels."""
-    return np.sqrt(np.mean(second_difference(brightness) ** 2, axis=0))
+@dataclass(frozen=True)
+class Brightness:
+    """Mean luma of one frame on both sides: of the frame (2,), and of its tiles (2, R, C)."""
+
+    whole: Series
+    tiles: Series
 
 
-def flicker(pair: FramePair, options: TileOptions) -> Score:
+class FlickerMeter:
     """|energy of the candidate - energy of the reference| of the luma averaged over the frame.
 
-    Range: from 0. Noise averages out over a frame, so a global jitter of a fraction of a grey level
-    is seen. Equal energies out of phase are not: `temporal_difference` is there for those.
+    Energy: root mean square of `second_difference` over time, in grey levels. Range: from 0.
+    Noise averages out over a frame, so a global jitter of a fraction of a grey level is seen. Equal
+    energies out of phase are not: `temporal_difference` is there for those.
     `extra["signed_change_grey_level"]` is positive where the candidate flickers more. The worst
     region is the tile whose own energy changes most, at the frame where it changes most.
     Source: this project's own definition.
     """
-    grid = TileGrid.covering(pair.height_px, pair.width_px, options.tile_px)
-    lumas = [(luma(reference), luma(candidate)) for reference, candidate in pair]
-    whole = np.array([[side.mean(dtype=np.float64) for side in sides] for sides in lumas])
-    tiles = np.array([[grid.means(side) for side in sides] for sides in lumas])
 
-    energy_reference, energy_candidate = flicker_energy(whole)
-    change = float(energy_candidate - energy_reference)
-    per_frame = tuple(_excess(whole).tolist())
-    return Score(
-        spec=TRAITS.spec(options),
-        value=abs(change),
-        per_frame=per_frame,
-        worst_frame=find_worst_frame(per_frame, higher_is_better=False, first_frame=1),
-        worst_region=_worst_region(grid, tiles),
-        first_frame=1,
-        extra={"signed_change_grey_level": (change,)},
-    )
+    first_frame = 0
 
+    def __init__(self, size: FrameSize, options: TileOptions) -> None:
+        self._options = options
+        self._grid = TileGrid.covering(size.height_px, size.width_px, options.tile_px)
 
-def _excess(brightness: Series) -> Series:
-    """Per frame: change of |second difference| between the two sides on axis 1."""
-    amplitude = np.abs(second_difference(brightness))
-    return np.abs(amplitude[:, 1] - amplitude[:, 0])
+    def measure(self, reference: Moment, candidates: Sequence[Moment]) -> list[Brightness]:
+        own, *others = (self._grid.means(side.luma) for side in (reference, *candidates))
+        return [
+            Brightness(
+                np.array([self._grid.mean(own), self._grid.mean(other)]), np.stack([own, other])
+            )
+            for other in others
+        ]
+
+    def tally(self) -> FlickerTally:
+        return FlickerTally(self._options, self._grid)
 
 
-def _worst_region(grid: TileGrid, tiles: Series) -> Region:
-    energy = flicker_energy(tiles)
-    change = np.abs(energy[1] - energy[0])
-    region = grid.worst(change[np.newaxis], higher_is_better=False)
-    row, column = np.unravel_index(np.argmax(change), change.shape)
-    frame = 1 + int(np.argmax(_excess(tiles)[:, row, column]))
-    return replace(region, frame=frame)
+class FlickerTally:
+    """Collects brightness; three frames are kept, and for each tile its largest excess."""
+
+    def __init__(self, options: TileOptions, grid: TileGrid) -> None:
+        self._options, self._grid = options, grid
+        self._last: list[Brightness] = []
+        self._excess: list[float] = []
+        self._squares_whole = np.zeros(2)
+        self._squares_tiles = np.zeros((2, *grid.areas.shape))
+        self._largest_excess = np.full(grid.areas.shape, -1.0)
+        self._frame_of_largest = np.zeros(grid.areas.shape, dtype=np.intp)
+
+    def add(self, measured: Brightness) -> None:
+        self._last.append(measured)
+        if len(self._last) < 3:
+            return
+        whole = second_difference(np.stack([b.whole for b in self._last]))[0]
+        tiles = second_difference(np.stack([b.tiles for b in self._last]))[0]
+        del self._last[0]
+        self._squares_whole += whole**2
+        self._squares_tiles += tiles**2
+        self._excess.append(float(_excess(whole)))
+        excess = _excess(tiles)
+        grown = excess > self._largest_excess
+        self._largest_excess[grown] = excess[grown]
+        self._frame_of_largest[grown] = len(self._excess)
+
+    def score(self) -> Score:
+        energy = np.sqrt(self._squares_whole / len(self._excess))
+        change = float(energy[1] - energy[0])
+        per_frame = tuple(self._excess)
+        return Score(
+            spec=TRAITS.spec(self._options),
+            value=abs(change),
+            per_frame=per_frame,
+            worst_frame=find_worst_frame(per_frame, higher_is_better=False, first_frame=1),
+            worst_region=self._worst_region(),
+            first_frame=1,
+            extra={"signed_change_grey_level": (change,)},
+        )
+
+    def _worst_region(self) -> Region:
+        energy = np.sqrt(self._squares_tiles / len(self._excess))
+        change = np.abs(energy[1] - energy[0])
+        region = self._grid.worst(change[np.newaxis], higher_is_better=False)
+        worst = np.unravel_index(np.argmax(change), change.shape)
+        return replace(region, frame=int(self._frame_of_largest[worst]))
 
 
-METRIC = Metric(TRAITS, TileOptions, flicker)
+def _excess(difference: Series) -> Series:
+    """Change of |second difference| between the two sides, which are on the first axis."""
+    amplitude = np.abs(difference)
+    return np.abs(amplitude[1] - amplitude[0])
+
+
+METRIC = Metric(TRAITS, TileOptions, FlickerMeter)

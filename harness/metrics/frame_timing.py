@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.metrics.frames import FramePair
+from harness.metrics.frames import Video, check_pair, grey_levels
 from harness.metrics.imaging import luma
 from harness.metrics.tiles import TileGrid
 
@@ -45,15 +45,19 @@ class FrameTiming:
         return tuple(frame for frame, lag in enumerate(self.lag_frames) if lag < 0)
 
 
-def frame_timing(pair: FramePair) -> FrameTiming:
+def frame_timing(reference: Video, candidate: Video) -> FrameTiming:
     """Match each candidate frame with the reference's frames around it, by luma tile means.
 
     A still reference gives no duplicates and no lags: there is nothing to be late for.
+    Raises: FramesUnusableError, when the two cannot be compared.
     """
-    grid = TileGrid.covering(pair.height_px, pair.width_px, TILE_PX)
-    tiles = np.array([[grid.means(luma(side)) for side in sides] for sides in pair])
-    reference, candidate = tiles[:, 0], tiles[:, 1]
-    return FrameTiming(_duplicated(reference, candidate), _lags(reference, candidate))
+    check_pair(reference, candidate)
+    grid = TileGrid.covering(*reference.shape[1:3], TILE_PX)
+    a, b = (
+        np.stack([grid.means(luma(grey_levels(frame))) for frame in video])
+        for video in (reference, candidate)
+    )
+    return FrameTiming(_duplicated(a, b), _lags(a, b))
 
 
 def _duplicated(reference: NDArray[np.float64], candidate: NDArray[np.float64]) -> tuple[int, ...]:

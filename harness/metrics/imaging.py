@@ -19,13 +19,31 @@ def luma(frame: Grey) -> Grey:
     return cast("Grey", cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY))
 
 
-def gaussian_blur(image: Grey, radius_px: int, sigma_px: float) -> Grey:
-    """Separable Gaussian of 2 radius + 1 taps, borders mirrored as scipy's mode `reflect` does."""
-    size = 2 * radius_px + 1
-    blurred = cv2.GaussianBlur(
-        image, (size, size), sigmaX=sigma_px, sigmaY=sigma_px, borderType=cv2.BORDER_REFLECT
+def gaussian_blur(image: Grey, radius_px: int, sigma_px: float, sign: int = 1) -> Grey:
+    """Separable Gaussian of 2 radius + 1 taps, borders mirrored as scipy's mode `reflect` does.
+
+    sign: -1 for the blurred image times -1.
+    """
+    kernel = cv2.getGaussianKernel(2 * radius_px + 1, sigma_px, cv2.CV_32F)
+    blurred = cv2.sepFilter2D(
+        image, cv2.CV_32F, kernel, kernel * sign, borderType=cv2.BORDER_REFLECT
     )
     return cast("Grey", blurred)
+
+
+def add_square(target: Grey, image: Grey) -> None:
+    """target += image^2, in place."""
+    cv2.accumulateSquare(image, target)
+
+
+def add_scaled(image: Grey, other: Grey, factor: float) -> Grey:
+    """image + factor * other."""
+    return cast("Grey", cv2.scaleAdd(other, factor, image))
+
+
+def absolute_difference(a: Grey, b: Grey) -> Grey:
+    """|a - b| per value; any shape."""
+    return cast("Grey", cv2.absdiff(a, b))
 
 
 def mean_and_deviation(plane: Grey) -> tuple[float, float]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
-from harness.metrics.base import Metric, Score, Traits, Unscored, find_worst_frame
-from harness.metrics.frames import FramePair
+from harness.metrics.base import Metric, Traits, Unscored
+from harness.metrics.frames import FrameSize
+from harness.metrics.moment import Moment
 from harness.metrics.options import TileOptions
-from harness.metrics.tiles import TileGrid
+from harness.metrics.series import Series
+from harness.metrics.tiles import TileGrid, Tiles
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,22 +37,51 @@ class UntrainedOptions(TileOptions):
     seed: int = Field(default=0, ge=0)
 
 
-def lpips(pair: FramePair, options: TileOptions) -> Score | Unscored:
-    """LPIPS-Alex v0.1 with the pretrained backbone, mean over frames. Range: from 0, rarely to 1.
+class LpipsMeter:
+    """LPIPS-Alex v0.1, mean over frames: with the pretrained backbone it ranges from 0, rarely to 1.
 
-    Without the backbone's weights it is unscored; an untrained network never stands in for it.
+    Each frame passes through the backbone once, a reference's however many candidates it has.
     Source: Zhang et al., CVPR 2018; equals the `lpips` package frame by frame.
     """
-    from harness.metrics import lpips_model  # torch: only when a score is asked for
+
+    first_frame = 0
+
+    def __init__(
+        self, traits: Traits, model: nn.Module, size: FrameSize, options: TileOptions
+    ) -> None:
+        self._traits, self._model, self._options = traits, model, options
+        self._grid = TileGrid.covering(size.height_px, size.width_px, options.tile_px)
+
+    def measure(self, reference: Moment, candidates: Sequence[Moment]) -> list[tuple[float, Tiles]]:
+        from harness.metrics import lpips_model  # torch: only when a score is asked for
+
+        wanted = lpips_model.unit_features(self._model, reference.grey())
+        found: list[tuple[float, Tiles]] = []
+        for candidate in candidates:
+            features = lpips_model.unit_features(self._model, candidate.grey())
+            layers = lpips_model.layer_maps(self._model, wanted, features)
+            value = float(sum(layer.mean(dtype=np.float64) for layer in layers))
+            # a tile's distance, as the frame's, is the sum over layers
+            tiles = np.sum([self._grid.coarse_means(layer) for layer in layers], axis=0)
+            found.append((value, tiles))
+        return found
+
+    def tally(self) -> Series:
+        return Series(self._traits, self._options, self._grid, worst_is_largest=True)
+
+
+def start_lpips(size: FrameSize, options: TileOptions) -> LpipsMeter | Unscored:
+    """A meter with the pretrained backbone; an untrained network never stands in for it."""
+    from harness.metrics import lpips_model
 
     try:
         model = lpips_model.pretrained_model()
     except lpips_model.BackboneUnavailableError as missing:
         return LPIPS.unscored(missing.reason, missing.remedy)
-    return _score(LPIPS, model, pair, options)
+    return _start(LPIPS, model, size, options)
 
 
-def lpips_alex_untrained(pair: FramePair, options: UntrainedOptions) -> Score | Unscored:
+def start_untrained(size: FrameSize, options: UntrainedOptions) -> LpipsMeter | Unscored:
     """The same architecture with a random backbone: a multi-scale feature distance, not LPIPS.
 
     For machines without the weights and for exercising the code. Its numbers compare with each
@@ -58,36 +89,22 @@ def lpips_alex_untrained(pair: FramePair, options: UntrainedOptions) -> Score | 
     """
     from harness.metrics import lpips_model
 
-    return _score(LPIPS_UNTRAINED, lpips_model.untrained_model(options.seed), pair, options)
+    return _start(LPIPS_UNTRAINED, lpips_model.untrained_model(options.seed), size, options)
 
 
-def _score(
-    traits: Traits, model: nn.Module, pair: FramePair, options: TileOptions
-) -> Score | Unscored:
+def _start(
+    traits: Traits, model: nn.Module, size: FrameSize, options: TileOptions
+) -> LpipsMeter | Unscored:
     from harness.metrics import lpips_model
 
-    if min(pair.height_px, pair.width_px) < lpips_model.MINIMUM_SIDE_PX:
-        least = lpips_model.MINIMUM_SIDE_PX
+    least = lpips_model.MINIMUM_SIDE_PX
+    if size.shortest_px < least:
         return traits.unscored(
-            f"frames of {pair.height_px}x{pair.width_px} px are too small for AlexNet",
+            f"frames of {size.height_px}x{size.width_px} px are too small for AlexNet",
             f"render at least {least}x{least} px, or drop {traits.name} for this case",
         )
-    grid = TileGrid.covering(pair.height_px, pair.width_px, options.tile_px)
-    values: list[float] = []
-    tiles: list[NDArray[np.float64]] = []
-    for reference, candidate in pair:
-        layers = lpips_model.layer_maps(model, reference, candidate)
-        values.append(float(sum(layer.mean(dtype=np.float64) for layer in layers)))
-        # a tile's distance, as the frame's, is the sum over layers
-        tiles.append(np.sum([grid.coarse_means(layer) for layer in layers], axis=0))
-    return Score(
-        spec=traits.spec(options),
-        value=float(np.mean(values)),
-        per_frame=tuple(values),
-        worst_frame=find_worst_frame(values, higher_is_better=False),
-        worst_region=grid.worst(np.stack(tiles), higher_is_better=False),
-    )
+    return LpipsMeter(traits, model, size, options)
 
 
-METRIC = Metric(LPIPS, TileOptions, lpips)
-UNTRAINED = Metric(LPIPS_UNTRAINED, UntrainedOptions, lpips_alex_untrained)
+METRIC = Metric(LPIPS, TileOptions, start_lpips)
+UNTRAINED = Metric(LPIPS_UNTRAINED, UntrainedOptions, start_untrained)

@@ -10,8 +10,10 @@ import hashlib
 import tempfile
 import urllib.request
 import warnings
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any, cast
 
 import lpips as _lpips  # pyright: ignore[reportMissingTypeStubs]
@@ -26,6 +28,8 @@ SHA256_PREFIX = "7be5be79"
 FETCH_TIMEOUT_S = 20.0
 MINIMUM_SIDE_PX = 31
 """Below this the network's last pooling has nothing left to pool."""
+
+_backbone_lock = Lock()
 
 
 class BackboneUnavailableError(RuntimeError):
@@ -67,24 +71,36 @@ def untrained_model(seed: int) -> torch.nn.Module:
 
 
 @torch.inference_mode()
-def layer_maps(
-    model: torch.nn.Module, reference: Grey, candidate: Grey
-) -> list[NDArray[np.float32]]:
-    """The five weighted feature distances of one frame pair, each (h_l, w_l) at its layer's size.
+def unit_features(model: torch.nn.Module, frame: Grey) -> tuple[torch.Tensor, ...]:
+    """One pass of a frame (H, W, 3) through the backbone.
 
-    reference, candidate: (H, W, 3) in grey levels. The score that the package returns is the sum
-    over layers of each map's mean; the maps themselves say where.
+    Five tensors (1, c_l, h_l, w_l), of unit length over the channels.
     """
     net: Any = model
-    scaled = np.stack([reference, candidate]) * np.float32(2.0 / DATA_RANGE) - np.float32(1.0)
-    both = torch.from_numpy(scaled).permute(0, 3, 1, 2)
-    features = net.net(net.scaling_layer(both))
-    maps: list[NDArray[np.float32]] = []
-    for head, feature in zip(net.lins, features, strict=True):
-        unit = _lpips.normalize_tensor(feature)
-        weighted = head((unit[:1] - unit[1:]) ** 2)
-        maps.append(weighted[0, 0].numpy())
-    return maps
+    scaled = frame * np.float32(2.0 / DATA_RANGE) - np.float32(1.0)
+    device = next(model.parameters()).device
+    image = torch.from_numpy(scaled).permute(2, 0, 1)[None].to(device)
+    # one pass at a time, each with all of torch's threads; TF32 would cost three digits on a GPU
+    with _backbone_lock, torch.backends.cudnn.flags(allow_tf32=False):
+        return tuple(_lpips.normalize_tensor(layer) for layer in net.net(net.scaling_layer(image)))
+
+
+@torch.inference_mode()
+def layer_maps(
+    model: torch.nn.Module,
+    reference: Sequence[torch.Tensor],
+    candidate: Sequence[torch.Tensor],
+) -> list[NDArray[np.float32]]:
+    """The five weighted distances of two frames' `unit_features`, each (h_l, w_l) at its layer's size.
+
+    The score that the package returns is the sum over layers of each map's mean; the maps
+    themselves say where.
+    """
+    net: Any = model
+    return [
+        head((a - b) ** 2)[0, 0].cpu().numpy()
+        for head, a, b in zip(net.lins, reference, candidate, strict=True)
+    ]
 
 
 def _build(seed: int) -> torch.nn.Module:
@@ -94,7 +110,7 @@ def _build(seed: int) -> torch.nn.Module:
         warnings.filterwarnings("ignore", category=UserWarning, module="torchvision")
         torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType]
         model: Any = _lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
-    return cast("torch.nn.Module", model.eval())
+    return cast("torch.nn.Module", model.eval().to("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 @lru_cache(maxsize=1)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Sequence
 
 import numpy as np
 
-from harness.metrics.base import Metric, Score, Traits, find_worst_frame
-from harness.metrics.frames import DATA_RANGE, FramePair, Grey
+from harness.metrics.base import Metric, Traits
+from harness.metrics.frames import DATA_RANGE, FrameSize, Grey
+from harness.metrics.moment import Moment
 from harness.metrics.options import TileOptions
-from harness.metrics.tiles import TileGrid
+from harness.metrics.series import Series
+from harness.metrics.tiles import TileGrid, TileMeans, Tiles
 
 TRAITS = Traits(
     name="psnr", version=1, unit="dB", higher_is_better=True, perfect=math.inf, symmetric=True
@@ -36,28 +38,31 @@ def psnr_from_mse(mse: float) -> float:
     return math.inf if mse == 0.0 else 10.0 * math.log10(DATA_RANGE**2 / mse)
 
 
-def psnr(pair: FramePair, options: TileOptions) -> Score:
+class PsnrMeter:
     """PSNR of a video from its mean MSE, which one equal frame cannot lift to infinity.
 
     `extra["mse_grey2"]` keeps the per-frame MSE. The worst region is the tile of largest MSE.
     """
-    grid = TileGrid.covering(pair.height_px, pair.width_px, options.tile_px)
-    mse: list[float] = []
-    tiles: list[np.ndarray[tuple[int, ...], np.dtype[np.float64]]] = []
-    for reference, candidate in pair:
-        error = squared_error(reference, candidate)
-        mse.append(float(error.mean(dtype=np.float64)))
-        tiles.append(grid.means(error))
-    per_frame = tuple(psnr_from_mse(value) for value in mse)
-    worst_tile = grid.worst(np.stack(tiles), higher_is_better=False)
-    return Score(
-        spec=TRAITS.spec(options),
-        value=psnr_from_mse(float(np.mean(mse))),
-        per_frame=per_frame,
-        worst_frame=find_worst_frame(per_frame, higher_is_better=True),
-        worst_region=replace(worst_tile, value=psnr_from_mse(worst_tile.value)),
-        extra={"mse_grey2": tuple(mse)},
-    )
+
+    first_frame = 0
+
+    def __init__(self, size: FrameSize, options: TileOptions) -> None:
+        self._options = options
+        self._grid = TileGrid.covering(size.height_px, size.width_px, options.tile_px)
+
+    def measure(self, reference: Moment, candidates: Sequence[Moment]) -> list[tuple[float, Tiles]]:
+        found = [TileMeans(self._grid) for _ in candidates]
+        for rows in self._grid.bands:
+            wanted = reference.grey(rows)
+            for candidate, tiles in zip(candidates, found, strict=True):
+                tiles.add(squared_error(wanted, candidate.grey(rows)))
+        return [self._grid.with_mean(tiles.means()) for tiles in found]
+
+    def tally(self) -> Series:
+        return Series(
+            TRAITS, self._options, self._grid,
+            worst_is_largest=True, show=psnr_from_mse, measured="mse_grey2",
+        )  # fmt: skip
 
 
-METRIC = Metric(TRAITS, TileOptions, psnr)
+METRIC = Metric(TRAITS, TileOptions, PsnrMeter)

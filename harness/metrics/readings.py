@@ -7,15 +7,14 @@ need no comparison (nothing moves, one colour, not a number) are stated here, in
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from harness.metrics.frames import Grey, check_layout, grey_levels
-from harness.metrics.imaging import convolve3, laplacian, luma, mean_and_deviation
+from harness.metrics.frames import Grey, RangeCheck, Video, check_layout
+from harness.metrics.imaging import convolve3, laplacian, mean_and_deviation
+from harness.metrics.moment import Moment
 
 EQUAL_GREY = 0.5
 """Values this close may round to one grey level: they count as equal."""
@@ -90,58 +89,86 @@ def colourfulness(frame: Grey) -> float:
     return math.hypot(*deviations) + 0.3 * math.hypot(*means)
 
 
+@dataclass(frozen=True)
+class FrameReadings:
+    """One frame's part of `VideoReadings`; motion and stillness are those since the frame before."""
+
+    luminance: float
+    contrast: float
+    sharpness: float
+    colourfulness: float
+    noise_level: float
+    constant: bool
+    black: bool
+    motion: float | None
+    still: bool
+
+
 # infinities of one sign differ by NaN: that is what a broken frame has to read, without a warning
 @np.errstate(invalid="ignore")
-def read_video(frames: NDArray[Any]) -> VideoReadings:
+def read_frame(moment: Moment) -> FrameReadings:
+    """Read one frame, which may hold anything, NaN included: such a frame is none of constant,
+    black or still, because NaN fails every comparison."""
+    frame, plane = moment.grey(), moment.luma
+    before = moment.before
+    return FrameReadings(
+        luminance=float(plane.mean(dtype=np.float64)),
+        contrast=contrast(plane),
+        sharpness=sharpness(plane),
+        colourfulness=colourfulness(frame),
+        noise_level=noise_level(plane),
+        constant=bool(np.abs(frame - frame[0, 0]).max() <= EQUAL_GREY),
+        black=bool(np.abs(frame).max() <= BLACK_GREY),
+        motion=_motion(plane, before.luma) if before else None,
+        still=before is not None and bool(np.abs(frame - before.grey()).max() <= EQUAL_GREY),
+    )
+
+
+class Reader:
+    """Readings of one video, collected frame by frame."""
+
+    def __init__(self) -> None:
+        self._rows: list[FrameReadings] = []
+
+    def add(self, row: FrameReadings) -> None:
+        """Collect the next frame."""
+        self._rows.append(row)
+
+    def result(self, values: RangeCheck) -> VideoReadings:
+        """The readings of all frames; `values` has seen them, too."""
+        rows = self._rows
+        return VideoReadings(
+            frame_count=len(rows),
+            non_finite_count=values.non_finite,
+            out_of_range_count=values.outside,
+            constant_frames=_where(row.constant for row in rows),
+            black_frames=_where(row.black for row in rows),
+            still_frames=_where(row.still for row in rows),
+            luminance=_reading([row.luminance for row in rows], "grey_level"),
+            contrast=_reading([row.contrast for row in rows], "grey_level"),
+            sharpness=_reading([row.sharpness for row in rows], "grey_level^2"),
+            colourfulness=_reading([row.colourfulness for row in rows], "grey_level"),
+            noise_level=_reading([row.noise_level for row in rows], "grey_level"),
+            motion_energy=_reading(
+                [row.motion for row in rows if row.motion is not None], "grey_level"
+            ),
+        )
+
+
+def read_video(frames: Video) -> VideoReadings:
     """Read (T, H, W, 3) uint8 or float32 frames; float frames may hold anything, NaN included.
 
     Raises: FramesUnusableError, when layout or dtype is not the canonical one.
     """
     check_layout(frames, "video")
-    rows: list[tuple[float, ...]] = []
-    motion: list[float] = []
-    constant: list[int] = []
-    black: list[int] = []
-    still: list[int] = []
-    before: tuple[Grey, Grey] | None = None
+    reader, values = Reader(), RangeCheck()
+    before: Moment | None = None
     for index, raw in enumerate(frames):
-        frame = grey_levels(raw)
-        plane = luma(frame)
-        rows.append(
-            (
-                float(plane.mean(dtype=np.float64)),
-                contrast(plane),
-                sharpness(plane),
-                colourfulness(frame),
-                noise_level(plane),
-            )
-        )
-        # NaN fails every comparison below: such a frame is none of constant, black or still
-        if np.abs(frame - frame[0, 0]).max() <= EQUAL_GREY:
-            constant.append(index)
-        if np.abs(frame).max() <= BLACK_GREY:
-            black.append(index)
-        if before is not None:
-            motion.append(float(np.abs(plane - before[1]).mean(dtype=np.float64)))
-            if np.abs(frame - before[0]).max() <= EQUAL_GREY:
-                still.append(index)
-        before = (frame, plane)
-    luminances, contrasts, sharpnesses, colours, noises = zip(*rows, strict=True)
-    non_finite, out_of_range = _count_illegal(frames)
-    return VideoReadings(
-        frame_count=len(rows),
-        non_finite_count=non_finite,
-        out_of_range_count=out_of_range,
-        constant_frames=tuple(constant),
-        black_frames=tuple(black),
-        still_frames=tuple(still),
-        luminance=_reading(luminances, "grey_level"),
-        contrast=_reading(contrasts, "grey_level"),
-        sharpness=_reading(sharpnesses, "grey_level^2"),
-        colourfulness=_reading(colours, "grey_level"),
-        noise_level=_reading(noises, "grey_level"),
-        motion_energy=_reading(motion, "grey_level"),
-    )
+        values.add(raw)
+        moment = Moment(index, raw, before)
+        reader.add(read_frame(moment))
+        before, moment.before = moment, None
+    return reader.result(values)
 
 
 def hard_failures(readings: VideoReadings) -> tuple[str, ...]:
@@ -164,13 +191,12 @@ def hard_failures(readings: VideoReadings) -> tuple[str, ...]:
     return tuple(sentence for failed, sentence in checks if failed)
 
 
-def _count_illegal(frames: NDArray[Any]) -> tuple[int, int]:
-    """Values that are not finite, and finite values outside [0, 1]."""
-    if frames.dtype == np.uint8:
-        return 0, 0
-    finite = np.isfinite(frames)
-    outside = finite & ((frames < 0.0) | (frames > 1.0))
-    return int(frames.size - finite.sum()), int(outside.sum())
+def _motion(plane: Grey, before: Grey) -> float:
+    return float(np.abs(plane - before).mean(dtype=np.float64))
+
+
+def _where(flags: Iterable[bool]) -> tuple[int, ...]:
+    return tuple(index for index, flag in enumerate(flags) if flag)
 
 
 def _reading(per_frame: Sequence[float], unit: str) -> Reading:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import resource
 import shutil
@@ -12,6 +11,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from rows import Row, say
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
@@ -72,9 +73,16 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp())
     try:
         fill(folder)
-        print(json.dumps({"renders": COUNT, "seconds": measure(folder)}))
+        found = measure(folder)
     finally:
         shutil.rmtree(folder)
+    limits = {"`parity ls`": 5.0, "`parity report` of a run": 5.0}
+    say([
+        Row("store", f"{what}, {COUNT:,} renders", f"{wall:.1f} s, {used:.1f} s of computing",
+            f"within {limits[what]:g} s" if what in limits else "",
+            used <= limits[what] if what in limits else None)
+        for what, (wall, used) in found.items()
+    ])  # fmt: skip
 
 
 if __name__ == "__main__":

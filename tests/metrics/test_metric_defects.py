@@ -9,7 +9,6 @@ import pytest
 
 from harness.metrics import score_pair
 from harness.metrics.frame_timing import frame_timing
-from harness.metrics.frames import pair_frames
 
 METRICS = ("psnr", "ssim", "temporal_difference", "flicker", "warp_error")
 
@@ -79,6 +78,6 @@ def test_the_usual_gates_would_accept_the_defect(clip, defect):
 
 
 def test_the_duplicate_is_named(clip, with_noise):
-    timing = frame_timing(pair_frames(clip, duplicated_frame(with_noise(1.0))))
+    timing = frame_timing(clip, duplicated_frame(with_noise(1.0)))
     assert timing.duplicated == (4,)
     assert timing.late == (4,)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from harness.metrics import MetricConfigError, Score, Unscored, registry, score_pair
 from harness.metrics.psnr import METRIC as PSNR
+from harness.metrics.psnr import PsnrMeter
 
 BOTH = {"psnr": {}, "ssim": {}}
 
@@ -68,24 +71,43 @@ def test_another_range_is_unscored_and_never_guessed(clip, low, high):
     assert all("expected [0, 1]" in reason for reason in reasons(floats, floats))
 
 
-def test_a_metric_that_fails_does_not_cost_the_others(clip, monkeypatch):
-    def fail(pair, options):
-        raise ZeroDivisionError("planted")
+class Planted(PsnrMeter):
+    """A meter that fails at frame 4, or whose score is not a number."""
 
-    broken = type(PSNR)(PSNR.traits, PSNR.options, fail)
-    monkeypatch.setattr("harness.metrics.psnr.METRIC", broken)
+    def __init__(self, size, options, *, fails):
+        super().__init__(size, options)
+        self.fails = fails
+
+    def measure(self, reference, candidates):
+        if self.fails and reference.index == 4:
+            raise ZeroDivisionError("planted")
+        return super().measure(reference, candidates)
+
+    def tally(self):
+        tally = super().tally()
+        score = tally.score
+        tally.score = lambda: replace(score(), value=math.nan)
+        return tally
+
+
+@pytest.fixture
+def planted(monkeypatch):
+    def plant(*, fails):
+        metric = replace(PSNR, start=functools.partial(Planted, fails=fails))
+        monkeypatch.setattr("harness.metrics.psnr.METRIC", metric)
+
+    return plant
+
+
+def test_a_metric_that_fails_does_not_cost_the_others(clip, planted):
+    planted(fails=True)
     results = score_pair(clip, clip, BOTH)
     assert results["psnr"] == Unscored("psnr", "ZeroDivisionError: planted", results["psnr"].remedy)
     assert isinstance(results["ssim"], Score)
 
 
-def test_a_metric_that_gives_nan_is_unscored(clip, monkeypatch):
-    from dataclasses import replace
-
-    def nan(pair, options):
-        return replace(PSNR.score(pair, options), value=math.nan)
-
-    monkeypatch.setattr("harness.metrics.psnr.METRIC", type(PSNR)(PSNR.traits, PSNR.options, nan))
+def test_a_metric_that_gives_nan_is_unscored(clip, planted):
+    planted(fails=False)
     assert "NaN" in score_pair(clip, clip, {"psnr": {}})["psnr"].reason
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from harness.metrics.frame_timing import FrameTiming, frame_timing
-from harness.metrics.frames import FramesUnusableError, pair_frames
+from harness.metrics.frames import FramesUnusableError
 from harness.metrics.latents import latent_distance
 from harness.metrics.readings import hard_failures, read_video
 
@@ -120,16 +120,16 @@ def test_another_layout_is_refused(clip):
     ],
 )
 def test_duplicates_and_lags(clip, order, expected):
-    assert frame_timing(pair_frames(clip, clip[order])) == expected
+    assert frame_timing(clip, clip[order]) == expected
 
 
 def test_a_still_reference_has_no_duplicates(clip):
     still = np.repeat(clip[:1], 5, axis=0)
-    assert frame_timing(pair_frames(still, still)) == FrameTiming((), (0,) * 5)
+    assert frame_timing(still, still) == FrameTiming((), (0,) * 5)
 
 
 def test_a_single_frame_has_no_timing(clip):
-    assert frame_timing(pair_frames(clip[:1], clip[:1])) == FrameTiming((), (0,))
+    assert frame_timing(clip[:1], clip[:1]) == FrameTiming((), (0,))
 
 
 @pytest.mark.parametrize(

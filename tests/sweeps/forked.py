@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+import safetensors.torch  # noqa: F401 -- here, so that no moment of a sweep goes by in importing torch
 from sweeping import FAKE, content
 
 from harness import session

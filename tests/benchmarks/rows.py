@@ -1,0 +1,68 @@
+"""What a benchmark says: rows of a table, on standard output as JSON, and how they are timed."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of RESULTS.md. `met` is None where nothing was promised."""
+
+    area: str
+    what: str
+    measured: str
+    target: str = ""
+    met: bool | None = None
+
+
+def say(rows: list[Row]) -> None:
+    """Hand the rows to whoever runs this benchmark, or to the reader."""
+    print(json.dumps([asdict(row) for row in rows], indent=1))
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """One run of one thing: on the clock, and of computing in this process and its children."""
+
+    wall: float
+    cpu: float
+
+
+def _cpu() -> float:
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def once(run: Callable[[], object]) -> Seconds:
+    """Time one run."""
+    wall, cpu = time.perf_counter(), _cpu()
+    run()
+    return Seconds(time.perf_counter() - wall, _cpu() - cpu)
+
+
+def in_turns(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[Seconds]]:
+    """Run all of them one after the other, `rounds` times: what disturbs one disturbs all."""
+    found: dict[str, list[Seconds]] = {name: [] for name in runs}
+    for number in range(rounds):
+        for name, run in runs.items():
+            found[name].append(once(run))
+            print(f"round {number + 1}: {name}: {found[name][-1]}", file=sys.stderr, flush=True)
+    return found
+
+
+def ratio(found: Mapping[str, list[Seconds]], a: str, b: str, of: str = "wall") -> float:
+    """The median over rounds of a's time in units of b's."""
+    pairs = zip(found[a], found[b], strict=True)
+    return statistics.median(getattr(x, of) / getattr(y, of) for x, y in pairs)
+
+
+def typical(found: list[Seconds], of: str = "wall") -> float:
+    """The median over rounds, in seconds."""
+    return statistics.median(getattr(x, of) for x in found)
