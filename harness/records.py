@@ -228,6 +228,7 @@ class RunResult(Record):
     """`verdict.json`: every pair of one run, and how it came about.
 
     `commit` is the commit of the working directory that the run was started in, if it has one.
+    `hazards` are the settings that were warned of before anything was rendered.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -238,3 +239,4 @@ class RunResult(Record):
     pairs: list[PairResult]
     exit_code: int
     commit: str | None = None
+    hazards: list[Finding] = []

@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
 
+from harness.audit.hazards import hazards
 from harness.config import RunConfig
 from harness.connect import Connector, in_own_process
 from harness.devices import hold_one_gpu
@@ -81,6 +82,7 @@ def run(
         pairs=pairs,
         exit_code=exit_code(pairs),
         commit=current_commit(Path.cwd()),
+        hazards=hazards(config),
     )
     partial = folder / "verdict.json.partial"
     partial.write_text(result.model_dump_json(indent=1))

@@ -5,7 +5,6 @@ index.html  trend.html  pairs/<anchor>.html  assets/{report.css, *.js, plotly.mi
 
 from __future__ import annotations
 
-import shlex
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from harness.report.matrix import Matrix, build_matrix
 from harness.report.overview import build_grid, count_verdicts, shown_ratio, variant_costs
 from harness.report.pair_view import view_pair
 from harness.report.reading import RunFiles
+from harness.report.reproduce import command_of_run
 from harness.report.scores import metric_title
 from harness.report.text import ABSENT, counted, magnitude, visible, visible_lines
 from harness.report.trend import read_trend
@@ -70,7 +70,7 @@ def _write_site(files: RunFiles, folder: Path) -> tuple[str, str]:
         "trend": trend,
         "changes": {row.row.anchor: row for row in trend.rows},
         "verdicts": VERDICTS.values(),
-        "command": shlex.join(files.result.command),
+        "command": command_of_run(files.result),
     }
     _write_pairs(files, matrix, folder, environment, common)
     for name in _STATIC:

@@ -117,7 +117,7 @@ def test_what_was_not_compared_never_looks_like_a_pass(page: Page, site: Path) -
         )
         assert cells.first.evaluate("e => getComputedStyle(e).borderStyle + e.className") != good
     at_fault(page, site)
-    unscored = page.locator(".chain li.unscored")
+    unscored = page.locator(".chain .check.unscored")
     assert "never a pass" in unscored.inner_text()
 
 
