@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
 
 from harness.records import Evidence, Outcome, PairResult
 from harness.report.cause import COMPONENTS, STAGES
@@ -22,6 +21,10 @@ _OUTCOMES: dict[Outcome, tuple[str, str]] = {
 
 
 _CHECKS = {
+    "unconditional": "unconditional embedding",
+    "beyond": "other prompts, and state left behind",
+    "latents": "final latents",
+    "rank": "rank e-value",
     "initial": "initial latents",
     "between": "latents between two steps",
     "solver": "solver steps",
@@ -31,9 +34,7 @@ _CHECKS = {
     "region": "worst region of a frame",
     "bias": "mean colour of a frame",
 }
-"""The links of a native run, in words for people."""
-
-_STATISTICS = {"free.latents": "final latents", "statistics.rank": "rank e-value"}
+"""What follows the stage, or stage and side, in a check's name, in words for people."""
 
 _EXPLAINED = {
     "exact": "Compared exactly, before anything is computed.",
@@ -66,7 +67,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Stage:
-    """Checks of one stage that follow one another; `seen` is the worst outcome among them."""
+    """The checks of one stage; `seen` is the worst outcome among them."""
 
     title: str
     meaning: str
@@ -110,10 +111,13 @@ def read_chain(pair: PairResult) -> list[Link]:
 
 
 def by_stage(links: Iterable[Link]) -> list[Stage]:
-    """The chain in its stages, in the order in which they were reached."""
+    """The chain in its stages, in the order in which they were first reached."""
+    stages: dict[str, list[Link]] = {}
+    for link in links:
+        stages.setdefault(link.check.stage, []).append(link)
     return [
-        Stage(STAGES.get(stage, stage), _EXPLAINED.get(stage, ""), list(group))
-        for stage, group in groupby(links, key=lambda link: link.check.stage)
+        Stage(STAGES.get(stage, stage), _EXPLAINED.get(stage, ""), group)
+        for stage, group in stages.items()
     ]
 
 
@@ -158,11 +162,9 @@ def _title(check: Evidence) -> str:
     if stage == "native":
         side, _, link = rest.partition(".")
         return f"{side}'s own run: {_CHECKS.get(link, link)}" if link else check.check
-    if check.check in _STATISTICS:
-        return _STATISTICS[check.check]
-    if check.component is not None and stage == check.stage and rest:
+    if check.component is not None and rest == check.component:
         return COMPONENTS[check.component]
-    return check.check
+    return _CHECKS.get(rest, check.check)
 
 
 def _with_unit(value: float | None, unit: str) -> str:

@@ -27,11 +27,11 @@ def test_no_check_is_lost_and_the_order_stays(run: Synthetic) -> None:
         evidence("collapse.text", "unscored"),
     ]
     found = stages(run, *checks)
-    assert [stage.seen for stage in found] == ["differs", "agrees", "unscored"]
-    assert found[0].counts == "1 differs, 1 agrees"
+    assert [stage.seen for stage in found] == ["differs", "agrees"]
+    assert found[0].counts == "1 differs, 1 unscored, 1 agrees"
     every = [link.check for stage in found for link in (*stage.shown, *stage.folded)]
     assert sorted(map(str, every)) == sorted(map(str, checks))
-    assert [link.check for link in found[0].shown] == [checks[1]]
+    assert [link.check for link in found[0].shown] == [checks[1], checks[3]]
 
 
 def test_where_all_agree_the_check_nearest_to_its_limit_is_shown(run: Synthetic) -> None:
@@ -51,12 +51,14 @@ def test_checks_have_words_and_unknown_ones_their_own_name(run: Synthetic) -> No
     checks = [
         evidence("native.candidate.region", component="frames"),
         evidence("collapse.decoder", component="decoder"),
+        evidence("collapse.unconditional", component="text"),
         evidence("statistics.rank"),
         evidence("a new check", stage="a new stage"),
     ]
     found = stages(run, *checks)
-    titles = [link.title for stage in found for link in stage.shown]
+    titles = [link.title for stage in found for link in (*stage.shown, *stage.folded)]
     assert titles == [
-        "candidate's own run: worst region of a frame", "VAE decoder", "rank e-value", "a new check",
+        "candidate's own run: worst region of a frame", "VAE decoder", "unconditional embedding",
+        "rank e-value", "a new check",
     ]  # fmt: skip
     assert found[-1].title == "a new stage"
