@@ -5,6 +5,7 @@ index.html  trend.html  pairs/<anchor>.html  assets/{report.css, *.js, plotly.mi
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -133,6 +134,7 @@ def _environment() -> Environment:
     filters: dict[str, Any] = environment.filters
     filters.update(
         foreign=_foreign,
+        breakable=_breakable,
         visible=visible,
         visible_lines=visible_lines,
         metric_title=metric_title,
@@ -150,3 +152,10 @@ def _foreign(text: str) -> Markup:
     from markupsafe import Markup
 
     return Markup("<bdi>{}</bdi>").format(visible(text))
+
+
+def _breakable(name: str) -> Markup:
+    """The same for a long name: a line may break after its underscores and dots."""
+    from markupsafe import Markup
+
+    return Markup(re.sub(r"([_.])(?=\w)", r"\1<wbr>", str(_foreign(name))))  # noqa: S704 - escaped above
