@@ -7,7 +7,7 @@ from diffusers import CogVideoXPipeline
 
 from backends.micro import model_path
 
-CASE = {"model": "in-memory", "steps": 2}
+CASE = {"steps": 2}
 
 pytestmark = pytest.mark.parity(case=CASE, seeds=[0], settings=["match=native", "metrics=psnr"])
 
