@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +57,11 @@ def _mlflow() -> Any:
     # a server that does not answer is said within seconds, not minutes
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     try:
-        import mlflow
-    except ImportError as error:
+        return import_module("mlflow")
+    except ModuleNotFoundError as error:
         raise ParityError(
             "MLflow is not installed; run `pip install 'cogvideox-parity[mlflow]'`"
         ) from error
-    return mlflow
 
 
 def _known(client: Any, place: str) -> set[str]:
