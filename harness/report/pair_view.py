@@ -135,10 +135,10 @@ class PairView:
         columns = (d.per_step_rel_l2 for d in every)
         return [list(map(magnitude, values)) for values in zip_longest(*columns)]
 
-    @property
+    @cached_property
     def shares(self) -> list[ShareBar]:
-        """The components' shares of the gap."""
-        return share_bars(self.row.pair.shares)
+        """What the gap is made of, as far as that was measured."""
+        return share_bars(self.row.pair)
 
     @property
     def costs(self) -> list[Cost]:

@@ -4,8 +4,9 @@ import math
 
 from synthetic_runs import Synthetic
 
-from harness.records import Evidence, PairResult
+from harness.records import Evidence, Finding, PairResult, Share
 from harness.report.evidence import Stage, by_stage, read_chain
+from harness.report.shares import share_bars
 
 
 def evidence(check: str, outcome: str = "agrees", **more: object) -> Evidence:
@@ -62,3 +63,20 @@ def test_checks_have_words_and_unknown_ones_their_own_name(run: Synthetic) -> No
         "rank e-value", "a new check",
     ]  # fmt: skip
     assert found[-1].title == "a new stage"
+
+
+def test_policies_have_shares_where_components_have_none(run: Synthetic) -> None:
+    findings = [
+        Finding(kind="policy", name="a", detail="d", known="zero_snr_subset", share=-0.1),
+        Finding(kind="policy", name="b", detail="d", known="unconditional_branch", share=1.1),
+        Finding(kind="policy", name="c", detail="d", known="uint8_export"),
+    ]
+    run.pair("policy", "b", findings=findings)
+    run.pair("bug", "c", findings=findings,
+             shares=[Share(component="solver", share=1.0, low=0.9, high=1.1)])  # fmt: skip
+    policies, components = map(share_bars, run.pairs)
+    assert [(bar.title, bar.shown, bar.interval) for bar in policies] == [
+        ("unconditional branch", "110 %", "—"), ("zero snr subset", "-10 %", "—"),
+    ]  # fmt: skip
+    assert policies[1].bar is not None and policies[1].bar[0] < policies[1].zero
+    assert [(bar.title, bar.interval) for bar in components] == [("solver", "90 % to 110 %")]
