@@ -44,6 +44,7 @@ class GivenDiffusersPipeline(DiffusersPipeline):
         self._dtype = torch_dtype("transformer", names["transformer"])
         self._vae_dtype = torch_dtype("vae", names["vae"])
         self._text_dtype = torch_dtype("text_encoder", names["text_encoder"])
+        self._lora = None  # what its owner has attached belongs to the pipeline as it is
         self._names = TensorNames(pipe)
         self._placement = _AsItIs(str(pipe._execution_device.type))
         self._pipe = pipe

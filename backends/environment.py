@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import resource
 import sys
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from functools import cache
+from importlib.metadata import PackageNotFoundError, entry_points, version
+from importlib.util import find_spec
 from pathlib import Path
 
 _PACKAGES = {
@@ -18,6 +21,10 @@ _PACKAGES = {
     "sat": "SwissArmyTransformer",
     "numpy": "numpy",
 }
+
+
+CODE = "code."
+"""Begins the keys of `describe` that identify the sources of an installed backend."""
 
 
 def _cpu_model() -> str:
@@ -62,14 +69,36 @@ def gpus(driver: Path = Path("/proc/driver/nvidia/gpus")) -> list[Gpu]:
     return [Gpu(name, by_name.get(name, listed[0].model)) for name in names]
 
 
+@cache
+def sources_digest(package: str) -> str:
+    """Hash of a package's Python sources, without running any: a version alone does not tell two
+    commits apart."""
+    spec = find_spec(package)
+    if spec is None:
+        return "missing"
+    roots = [Path(place) for place in spec.submodule_search_locations or ()]
+    files = [path for root in roots for path in sorted(root.rglob("*.py"))]
+    if not files and spec.origin is not None:
+        files = [Path(spec.origin)]
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
 def describe() -> dict[str, str]:
-    """Versions and hardware that decide a render's bits, as a flat mapping of strings."""
+    """Versions and hardware that decide a render's bits, as a flat mapping of strings.
+
+    `code.NAME` identifies the sources of a backend that another package brings.
+    """
     found = {"python": platform.python_version(), "platform": sys.platform}
     for name, distribution in _PACKAGES.items():
         try:
             found[name] = version(distribution)
         except PackageNotFoundError:
             found[name] = "not installed"
+    for point in entry_points(group="parity.backends"):
+        found[CODE + point.name] = sources_digest(point.module.partition(".")[0])
     found["cpu"] = _cpu_model()
     # A worker computes on one device: the first, or one that is like it (`harness.devices`).
     found["gpu"] = next((gpu.model for gpu in gpus()), "none")

@@ -34,7 +34,7 @@ _VERBS = {
     "ls": "list the renders in the store",
     "verify": "check every byte in the store",
     "gc": "remove from the store what nothing needs",
-    "export": "write renders and scores as Parquet tables",
+    "export": "write Parquet tables, or log to MLflow",
 }
 
 _HELP = """\

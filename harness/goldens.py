@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from backends.environment import CODE
 from harness.errors import ParityError, StoreError
 from harness.records import Record, RenderRecord
 from harness.store import Store, content_key
@@ -87,7 +88,8 @@ def read_golden(
     dtypes = store.pipeline(first.pipeline_key).dtypes if first.pipeline_key else {}
     return Golden(
         name=name,
-        environment=first.environment,
+        # what a golden is there to find is a change of code
+        environment={k: v for k, v in first.environment.items() if not k.startswith(CODE)},
         dtypes=dtypes,
         case={key: value for key, value in first.case.items() if key not in ("name", "model")},
         backend=str(first.variant["backend"]).partition("-")[0],

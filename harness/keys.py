@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from backends.base import Case, TraceOptions, Variant
+from backends.environment import CODE
 from backends.micro import MODELS, checkpoint_path, media_path
 from harness.errors import ConfigError
 from harness.integrity import file_sha256
@@ -96,7 +97,11 @@ def _base(
         "options": variant.options | _option_contents(variant.options),
         "patch": variant.patch,
         "plugins": [plugin_digest(p) for p in plugins] if variant.patch else [],
-        "environment": dict(environment),
+        "environment": {
+            name: value
+            for name, value in environment.items()
+            if not name.startswith(CODE) or name == CODE + variant.backend
+        },
         "threads": threads,
     }
 

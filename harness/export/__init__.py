@@ -117,8 +117,29 @@ def _distances(_: RunResult, pair: PairResult) -> Iterator[Row]:
 
 
 def _findings(_: RunResult, pair: PairResult) -> Iterator[Row]:
-    wanted = {"kind", "name", "component", "detail", "known", "share"}
+    wanted = {"kind", "name", "component", "detail", "known", "block", "share", "remedy"}
     yield from (finding.model_dump(include=wanted) for finding in pair.findings)
 
 
-_OF_PAIR = {"pairs": _pair, "scores": _scores, "distances": _distances, "findings": _findings}
+def _evidence(_: RunResult, pair: PairResult) -> Iterator[Row]:
+    for place, check in enumerate(pair.evidence):
+        yield {
+            "place": place,
+            **check.model_dump(exclude={"healthy"}),
+            "healthy_low": min(check.healthy, default=None),
+            "healthy_high": max(check.healthy, default=None),
+        }
+
+
+def _blocks(_: RunResult, pair: PairResult) -> Iterator[Row]:
+    yield from (block.model_dump() for block in pair.blocks)
+
+
+_OF_PAIR = {
+    "pairs": _pair,
+    "scores": _scores,
+    "distances": _distances,
+    "findings": _findings,
+    "evidence": _evidence,
+    "blocks": _blocks,
+}

@@ -7,6 +7,8 @@ CREATE OR REPLACE VIEW pairs     AS SELECT * FROM 'pairs.parquet';
 CREATE OR REPLACE VIEW scores    AS SELECT * FROM 'scores.parquet';
 CREATE OR REPLACE VIEW distances AS SELECT * FROM 'distances.parquet';
 CREATE OR REPLACE VIEW findings  AS SELECT * FROM 'findings.parquet';
+CREATE OR REPLACE VIEW evidence  AS SELECT * FROM 'evidence.parquet';
+CREATE OR REPLACE VIEW blocks    AS SELECT * FROM 'blocks.parquet';
 
 -- The newest verdict on every pair.
 CREATE OR REPLACE VIEW newest AS
@@ -37,3 +39,10 @@ FROM renders WHERE status = 'ok' GROUP BY ALL;
 CREATE OR REPLACE VIEW failures AS
 SELECT status, variant, message, count(*) AS renders
 FROM renders WHERE status <> 'ok' GROUP BY ALL ORDER BY renders DESC;
+
+-- The checks of the newest verdicts by how near they are to their limit, the nearest first.
+CREATE OR REPLACE VIEW nearest AS
+SELECT e.*, e.value / e."limit" AS part_of_limit
+FROM evidence e JOIN newest n USING (run, "case", candidate)
+WHERE e.higher_is_worse AND e.value IS NOT NULL AND e."limit" > 0
+ORDER BY part_of_limit DESC;

@@ -1,9 +1,13 @@
-"""Which metrics exist: one row each, imported only when asked for."""
+"""Which metrics exist: one row each, imported only when asked for.
+
+Packages outside this project add rows through the entry-point group `parity.metrics`.
+"""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import ConfigError
@@ -28,15 +32,24 @@ class MetricConfigError(ConfigError):
     """The configuration asks for a metric or an option that does not exist."""
 
 
+def _rows() -> dict[str, str]:
+    """This project's rows, and those of installed packages under other names."""
+    return {point.name: point.value for point in entry_points(group="parity.metrics")} | ROWS
+
+
 def metric_names() -> tuple[str, ...]:
-    return tuple(sorted(ROWS))
+    return tuple(sorted(_rows()))
 
 
 def load_metric(name: str) -> Metric[Any]:
     """Import the metric behind a row. Raises: MetricConfigError, naming the closest rows."""
-    if name not in ROWS:
-        raise MetricConfigError(f"there is no metric {name!r} in conf/metrics{suggest(name, ROWS)}")
-    module, attribute = ROWS[name].split(":")
+    if name in ROWS:
+        row = ROWS[name]
+    elif (row := _rows().get(name)) is None:
+        raise MetricConfigError(
+            f"there is no metric {name!r} in conf/metrics{suggest(name, _rows())}"
+        )
+    module, attribute = row.split(":")
     return getattr(importlib.import_module(module), attribute)
 
 

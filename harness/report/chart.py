@@ -86,7 +86,12 @@ def block_chart(blocks: Sequence[BlockDistance]) -> Plain:
     return {
         "modules": modules,
         "steps": [
-            {"step": step, "value": row(step, "value"), "limit": row(step, "limit")}
+            {
+                "step": step,
+                "value": row(step, "value"),
+                "limit": row(step, "limit"),
+                "equal": [bool((b := of.get((step, m))) and b.value == 0) for m in modules],
+            }
             for step in steps
         ],
         "first": None if first is None else {"module": first.module, "step": first.step},

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 from harness.records import Evidence, Outcome, PairResult
 from harness.report.cause import COMPONENTS, STAGES
@@ -18,11 +20,43 @@ _OUTCOMES: dict[Outcome, tuple[str, str]] = {
 }
 
 
+_CHECKS = {
+    "unconditional": "unconditional embedding",
+    "beyond": "other prompts, and state left behind",
+    "latents": "final latents",
+    "rank": "rank e-value",
+    "initial": "initial latents",
+    "walk": "steps that were made",
+    "jump": "a step between the probed ones",
+    "shares": "shares of the policies",
+    "between": "latents between two steps",
+    "solver": "solver steps",
+    "transformer": "guided velocity",
+    "guidance": "guidance scale",
+    "frames": "worst frame",
+    "region": "worst region of a frame",
+    "bias": "mean colour of a frame",
+}
+"""What follows the stage, or stage and side, in a check's name, in words for people."""
+
+_EXPLAINED = {
+    "exact": "Compared exactly, before anything is computed.",
+    "collapse": "Both sides in float32 on the same stored inputs: the same mathematics lies as near as"
+    " healthy members do, other mathematics stays apart.",
+    "oracle": "At the precision of the run, against the reference in float32.",
+    "native": "Every link of the real renders, replayed: the loop that was called, not its stages.",
+    "order": "Asked again with other work in between: a cache that keeps state shows here.",
+    "free": "The videos as they were rendered, beside those of healthy members.",
+    "statistics": "Evidence over seeds that stays valid however often one looks.",
+}
+
+
 @dataclass(frozen=True)
 class Link:
     """One check of the chain. `comparison` puts the value in proportion to its limit, in words."""
 
     check: Evidence
+    title: str
     stage: str
     component: str
     symbol: str
@@ -34,15 +68,67 @@ class Link:
     band: NoiseBand | None
 
 
+@dataclass(frozen=True)
+class Stage:
+    """The checks of one stage; `seen` is the worst outcome among them."""
+
+    title: str
+    meaning: str
+    links: list[Link]
+
+    @property
+    def seen(self) -> Outcome:
+        """`differs` before `unscored` before `noted` before `agrees`."""
+        outcomes = {link.check.outcome for link in self.links}
+        return next(o for o in _WORST_FIRST if o in outcomes)
+
+    @property
+    def counts(self) -> str:
+        """How many checks have which outcome."""
+        outcomes = [link.check.outcome for link in self.links]
+        return ", ".join(f"{outcomes.count(o)} {o}" for o in _WORST_FIRST if o in outcomes)
+
+    @property
+    def symbol(self) -> str:
+        """The symbol of `seen`."""
+        return _OUTCOMES[self.seen][0]
+
+    @cached_property
+    def shown(self) -> list[Link]:
+        """What differs or could not be made; else the check that is nearest to its limit."""
+        telling = [link for link in self.links if link.check.outcome in ("differs", "unscored")]
+        return telling or [max(self.links, key=_nearness)]
+
+    @property
+    def folded(self) -> list[Link]:
+        """The other checks: they agree, or only note something."""
+        return [link for link in self.links if link not in self.shown]
+
+
+_WORST_FIRST: tuple[Outcome, ...] = ("differs", "unscored", "noted", "agrees")
+
+
 def read_chain(pair: PairResult) -> list[Link]:
     """Every check of `pair`, in the order in which it was made."""
     return [_link(check) for check in pair.evidence]
+
+
+def by_stage(links: Iterable[Link]) -> list[Stage]:
+    """The chain in its stages, in the order in which they were first reached."""
+    stages: dict[str, list[Link]] = {}
+    for link in links:
+        stages.setdefault(link.check.stage, []).append(link)
+    return [
+        Stage(STAGES.get(stage, stage), _EXPLAINED.get(stage, ""), group)
+        for stage, group in stages.items()
+    ]
 
 
 def _link(check: Evidence) -> Link:
     symbol, outcome = _OUTCOMES[check.outcome]
     return Link(
         check=check,
+        title=_title(check),
         stage=STAGES.get(check.stage, check.stage),
         component=COMPONENTS[check.component] if check.component else "",
         symbol=symbol,
@@ -58,6 +144,30 @@ def _link(check: Evidence) -> Link:
             higher_is_worse=check.higher_is_worse,
         ),
     )
+
+
+def _nearness(link: Link) -> float:
+    """How near a value is to its limit: 1 at the limit, smaller within; -1 where there is neither."""
+    value, limit = link.check.value, link.check.limit
+    if value is None or limit is None or not (math.isfinite(value) and math.isfinite(limit)):
+        return -1.0
+    near, far = (value, limit) if link.check.higher_is_worse else (limit, value)
+    return near / far if far > 0 and near >= 0 else 0.0
+
+
+def _title(check: Evidence) -> str:
+    """The check in words; one that is not known here keeps its own name.
+
+    >>> _title(Evidence(stage="native", check="native.candidate.initial", outcome="agrees", detail=""))
+    "candidate's own run: initial latents"
+    """
+    stage, _, rest = check.check.partition(".")
+    if stage == "native":
+        side, _, link = rest.partition(".")
+        return f"{side}'s own run: {_CHECKS.get(link, link)}" if link else check.check
+    if check.component is not None and rest == check.component:
+        return COMPONENTS[check.component]
+    return _CHECKS.get(rest, check.check)
 
 
 def _with_unit(value: float | None, unit: str) -> str:

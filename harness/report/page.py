@@ -5,7 +5,7 @@ index.html  trend.html  pairs/<anchor>.html  assets/{report.css, *.js, plotly.mi
 
 from __future__ import annotations
 
-import shlex
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from harness.report.matrix import Matrix, build_matrix
 from harness.report.overview import build_grid, count_verdicts, shown_ratio, variant_costs
 from harness.report.pair_view import view_pair
 from harness.report.reading import RunFiles
+from harness.report.reproduce import command_of_run
 from harness.report.scores import metric_title
 from harness.report.text import (
     ABSENT,
@@ -77,7 +78,7 @@ def _write_site(files: RunFiles, folder: Path) -> tuple[str, str]:
         "trend": trend,
         "changes": {row.row.anchor: row for row in trend.rows},
         "verdicts": VERDICTS.values(),
-        "command": shlex.join(files.result.command),
+        "command": command_of_run(files.result),
     }
     _write_pairs(files, matrix, folder, environment, common)
     for name in _STATIC:
@@ -141,6 +142,7 @@ def _environment() -> Environment:
     filters: dict[str, Any] = environment.filters
     filters.update(
         foreign=_foreign,
+        breakable=_breakable,
         visible=visible,
         visible_lines=visible_lines,
         metric_title=metric_title,
@@ -158,3 +160,10 @@ def _foreign(text: str) -> Markup:
     from markupsafe import Markup
 
     return Markup("<bdi>{}</bdi>").format(visible(text))
+
+
+def _breakable(name: str) -> Markup:
+    """The same for a long name: a line may break after its underscores and dots."""
+    from markupsafe import Markup
+
+    return Markup(re.sub(r"([_.])(?=\w)", r"\1<wbr>", str(_foreign(name))))  # noqa: S704 - escaped above

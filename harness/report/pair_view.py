@@ -10,15 +10,16 @@ from typing import Any
 
 from harness.errors import StoreError
 from harness.metrics.base import Score, Unscored
-from harness.records import RenderRecord, SeedDistances
+from harness.records import Finding, PairResult, RenderRecord, SeedDistances
 from harness.report.chart import block_chart, frame_charts, step_curves, step_remark
 from harness.report.costs import Cost
 from harness.report.differences import Difference, find_differences
-from harness.report.evidence import Link, read_chain
+from harness.report.evidence import Stage, by_stage, read_chain
 from harness.report.film import Film, Projector, seeds_to_show
 from harness.report.matrix import Row
 from harness.report.noise_band import NoiseBand, draw_band
 from harness.report.reading import RunFiles
+from harness.report.reproduce import command_of_pair
 from harness.report.scores import MetricReading
 from harness.report.shares import ShareBar, share_bars
 from harness.report.text import ABSENT, magnitude, score
@@ -61,6 +62,8 @@ class PairView:
     film_remark: str
     differences: list[Difference]
     weights: list[WeightsRow]
+    hazards: list[Finding]
+    command: str | None
 
     @property
     def case(self) -> dict[str, Any] | None:
@@ -79,9 +82,9 @@ class PairView:
         ]
 
     @cached_property
-    def chain(self) -> list[Link]:
+    def stages(self) -> list[Stage]:
         """The chain of evidence."""
-        return read_chain(self.row.pair)
+        return by_stage(read_chain(self.row.pair))
 
     @cached_property
     def numbers(self) -> list[Number]:
@@ -132,10 +135,10 @@ class PairView:
         columns = (d.per_step_rel_l2 for d in every)
         return [list(map(magnitude, values)) for values in zip_longest(*columns)]
 
-    @property
+    @cached_property
     def shares(self) -> list[ShareBar]:
-        """The components' shares of the gap."""
-        return share_bars(self.row.pair.shares)
+        """What the gap is made of, as far as that was measured."""
+        return share_bars(self.row.pair)
 
     @property
     def costs(self) -> list[Cost]:
@@ -174,7 +177,24 @@ def view_pair(row: Row, files: RunFiles, projector: Projector) -> PairView:
         pipelines = files.renders.pipelines(a, b)
         differences = find_differences(a, b, pipelines)
         weights = audit_weights(*pipelines) if pipelines else []
-    return PairView(row, reference, candidate, films, remark, differences, weights)
+    return PairView(
+        row=row,
+        reference=reference,
+        candidate=candidate,
+        films=films,
+        film_remark=remark,
+        differences=differences,
+        weights=weights,
+        hazards=[h for h in files.result.hazards if _concerns(h, row.pair)],
+        command=command_of_pair(files.result, row.pair),
+    )
+
+
+def _concerns(hazard: Finding, pair: PairResult) -> bool:
+    """Whether a warning of the run is about this pair: by the key it names, or the sides it names."""
+    own = (f"cases.{pair.case}.", f"candidates.{pair.candidate}.", "reference.")
+    sides = f"{pair.candidate} against {pair.reference}:"
+    return hazard.name.startswith(own) or hazard.detail.startswith((sides, f"model {pair.model}:"))
 
 
 def _films(

@@ -36,14 +36,16 @@ def _escaped(character: str) -> str:
 def magnitude(value: float | None) -> str:
     """A distance or another positive quantity of any size.
 
-    >>> magnitude(0.0), magnitude(1.234e-6), magnitude(0.0456), magnitude(None)
-    ('0', '1.2e-06', '0.046', '—')
+    >>> magnitude(0.0), magnitude(1.234e-6), magnitude(0.0456), magnitude(250.0), magnitude(None)
+    ('0', '1.2e-06', '0.046', '250', '—')
     """
     if value is None:
         return ABSENT
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
-    return f"{value:.1e}" if abs(value) < 1e-3 else f"{value:.2g}"
+    if abs(value) < 1e-3 or abs(value) >= 1e6:
+        return f"{value:.1e}"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2g}"
 
 
 def score(value: float, unit: str) -> str:

@@ -95,17 +95,21 @@ def test_goldens_are_missing_accepted_matched_and_guarded(
 
 
 def test_a_healthy_port_is_green(suite: Suite) -> None:
-    code, outcomes = suite("-k", "equivalent")
+    code, outcomes = suite("-k", "port_is_equivalent")
     assert outcomes == {"test_port_is_equivalent": "passed"}
     assert code == 0
 
 
 @pytest.mark.parametrize(
     ("fault", "cause"),
-    [("rope", "transformer"), ("vae", "vae.scaling_factor"), ("schedule", "schedule")],
+    [
+        ("rope", "cause: transformer, transformer.transformer_blocks.0.attn1"),
+        ("vae", "vae.scaling_factor"),
+        ("schedule", "cause: schedule"),
+    ],
 )
 def test_a_planted_fault_is_red_with_its_cause(suite: Suite, fault: str, cause: str) -> None:
-    code, outcomes = suite("-k", "equivalent", fault=fault)
+    code, outcomes = suite("-k", "port_is_equivalent", fault=fault)
     assert code == 1
     text = outcomes["test_port_is_equivalent"]
     assert text.startswith("parity bug: port against original")
@@ -115,9 +119,20 @@ def test_a_planted_fault_is_red_with_its_cause(suite: Suite, fault: str, cause: 
     assert page.is_file()
 
 
+@pytest.mark.parametrize("fault", [None, "norm"])
+def test_a_pipeline_instance_of_diffusers_is_taken_as_it_is(suite: Suite, fault: str | None) -> None:
+    code, outcomes = suite("-k", "of_our_own", fault=fault)
+    text = outcomes["test_a_pipeline_of_our_own_is_equivalent"]
+    if fault is None:
+        assert (code, text) == (0, "passed")
+    else:
+        assert text.startswith("parity bug: ours against hub")
+        assert "cause: transformer, transformer.transformer_blocks.2.norm1" in text
+
+
 def test_workers_of_xdist_share_store_and_goldens(suite: Suite) -> None:
-    assert suite("-n", "2", "--parity-accept")[0] == 0
-    code, outcomes = suite("-n", "2")
+    assert suite("-n", "2", "--parity-accept", "-k", "test_port")[0] == 0
+    code, outcomes = suite("-n", "2", "-k", "test_port")
     assert set(outcomes.values()) == {"passed"}
     assert code == 0
 

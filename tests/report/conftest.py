@@ -3,10 +3,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from browsing import browser, page
 from gallery_runs import gallery
 from synthetic_runs import Synthetic, demo
 
 from harness import report
+
+__all__ = ["browser", "page"]
 
 
 @pytest.fixture

@@ -1,57 +1,22 @@
 """The site in a real browser: from the overview to the cause, the player, hostile input, no network."""
 
-import os
 import re
-import shutil
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from browsing import frame_shown, opened, play, until
 from gallery_runs import FAULTY_BLOCK
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Page
 from synthetic_runs import Synthetic, clip, distance, perturbed
 
 from harness import report
 from harness.frames import read_frames
 
 pytestmark = pytest.mark.browser
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]  # fmt: skip
 HOSTILE = (
     '<script>document.title="owned"</script> "quoted\' \n../../etc `tick` | pipe \u202egnp.exe '
     "<img src=x onerror=\"document.title='owned'\"> مرحبا {{ 7*7 }}"
 )
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if CHROMIUM is None:
-        how = "chromium is not installed; run `apt-get install chromium`"
-        if os.environ.get("CI") == "true":
-            pytest.fail(how)
-        pytest.skip(how)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    """A page whose test fails when the console shows an error or a request leaves the machine."""
-    page = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme="light")
-    wrong: list[str] = []
-    page.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on(
-        "request",
-        lambda r: None if r.url.startswith(("file:", "data:")) else wrong.append(r.url),
-    )
-    yield page
-    page.close()
-    assert wrong == []
 
 
 @pytest.fixture
@@ -60,37 +25,12 @@ def site(gallery_run: Synthetic) -> Path:
     return gallery_run.folder / "index.html"
 
 
-def opened(page: Page, file: Path, state: str = "") -> None:
-    page.goto("about:blank")
-    page.goto(file.resolve().as_uri() + state)
-    page.wait_for_load_state("load")
-
-
 def at_fault(page: Page, site: Path, state: str = "") -> None:
     """The page of the planted fault."""
     title = 'circle_left[^"]+sat_no_rope'
     link = re.search(f'href="(pairs/[^"]+)" data-id="[^"]+" title="{title}', site.read_text())
     assert link is not None
     opened(page, site.parent / link[1], state)
-
-
-def until(page: Page, expression: str) -> None:
-    """Wait for a condition; the page's policy forbids playwright to poll it inside the page."""
-    deadline = time.monotonic() + 60
-    while not page.evaluate(expression):
-        assert time.monotonic() < deadline, f"never came true: {expression}"
-        page.wait_for_timeout(20)
-
-
-def frame_shown(page: Page, frame: int) -> None:
-    until(page, f"document.getElementById('frame-shown').value.startsWith('frame {frame} of')")
-
-
-def play(page: Page) -> None:
-    page.locator("#stage").scroll_into_view_if_needed()
-    page.wait_for_selector("#stage[data-mode]")
-    until(page, "document.getElementById('canvas-b').width > 300")
-    page.locator("#stage").focus()
 
 
 def test_from_the_overview_to_fault_block_and_frame_in_three_clicks(page: Page, site: Path) -> None:
@@ -117,7 +57,7 @@ def test_what_was_not_compared_never_looks_like_a_pass(page: Page, site: Path) -
         )
         assert cells.first.evaluate("e => getComputedStyle(e).borderStyle + e.className") != good
     at_fault(page, site)
-    unscored = page.locator(".chain li.unscored")
+    unscored = page.locator(".chain .check.unscored")
     assert "never a pass" in unscored.inner_text()
 
 

@@ -3,6 +3,7 @@
 
 const charts = JSON.parse(document.getElementById("pair-data").textContent);
 const drawn = new Set();
+const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "star"];
 let plotly = null;
 
 function colour(name) {
@@ -22,18 +23,17 @@ function library() {
 
 function curve(item, seen) {
   const candidate = item.side === "candidate";
-  const first = !seen.has(item.side);
-  seen.add(item.side);
+  if (!seen.has(item.seed)) seen.set(item.seed, seen.size);
+  const of = seen.get(item.seed);
   return {
     x: item.y.map((_, index) => index + item.start),
     y: item.y,
-    name: item.side,
-    legendgroup: item.side,
-    showlegend: first,
+    name: `${item.side}, seed ${item.seed}`,
+    showlegend: seen.size <= 8,
     mode: "lines+markers",
     meta: item.seed,
     line: { color: colour(candidate ? "--candidate" : "--floor"), dash: candidate ? "solid" : "dot", width: 2 },
-    marker: { size: 6, symbol: candidate ? "circle" : "x" },
+    marker: { size: candidate ? 7 : 6, symbol: candidate ? SYMBOLS[of % SYMBOLS.length] : "x" },
     hovertemplate: `seed ${item.seed}, %{x}: %{y:.4g}<extra>${item.side}</extra>`,
   };
 }
@@ -53,19 +53,25 @@ function layout(x, y, logarithmic) {
     yaxis: {
       ...axis,
       title: { text: y },
-      ...(logarithmic ? { type: "log", exponentformat: "power", dtick: "D1" } : {}),
+      ...(logarithmic ? { type: "log", exponentformat: "power", dtick: logarithmic > 2 ? Math.ceil(logarithmic / 8) : "D2" } : {}),
     },
   };
 }
 
+// How many decades the values span; at least a little, so that the axis is logarithmic.
+function decades(rows) {
+  const values = rows.flat().filter((value) => value > 0);
+  return Math.max(0.1, Math.log10(Math.max(...values) / Math.min(...values)));
+}
+
 const DRAW = {
   steps() {
-    const seen = new Set();
-    return [charts.steps.map((item) => curve(item, seen)), layout("solver step", "relative L2", true)];
+    const seen = new Map();
+    return [charts.steps.map((item) => curve(item, seen)), layout("solver step", "relative L2", decades(charts.steps.map((item) => item.y)))];
   },
   frames() {
     const chart = charts.frames[Number(document.getElementById("quantity").value)];
-    const seen = new Set();
+    const seen = new Map();
     const unit = chart.unit ? `, ${chart.unit}` : "";
     const shape = layout("frame", `${chart.title}${unit} (${chart.better} is better)`, false);
     shape.shapes = [cursor(Number(document.getElementById("frame")?.value || 0))];
@@ -73,23 +79,32 @@ const DRAW = {
   },
   blocks() {
     const { modules, steps, first } = charts.blocks;
-    const short = modules.map((name) => name.replace("transformer_blocks.", "block "));
-    const symbols = ["circle", "square", "diamond", "triangle-up", "cross", "star"];
+    const short = modules.map((name) => name.replace(/^transformer\./, "").replace("transformer_blocks.", ""));
+    const every = steps.flatMap((row) => [...row.value, ...row.limit]).filter((value) => value > 0);
+    const low = Math.min(...every) / 10;
     const traces = steps.map((row, index) => ({
       x: short, y: row.value, name: `step ${row.step}`, mode: "lines+markers",
       line: { color: colour("--candidate"), width: 1.5 },
-      marker: { size: 7, symbol: symbols[index % symbols.length] },
+      marker: { size: 7, symbol: SYMBOLS[index % SYMBOLS.length] },
       opacity: first && row.step !== first.step ? 0.45 : 1,
       hovertemplate: `%{x}, step ${row.step}: %{y:.3g}<extra></extra>`,
     }));
+    if (steps.some((row) => row.equal.some(Boolean))) {
+      const at = steps.find((row) => row.step === first?.step) || steps[0];
+      traces.push({
+        x: short, y: at.equal.map((equal) => (equal ? low : null)), name: "equal in every bit", mode: "markers",
+        marker: { size: 6, symbol: "circle-open", color: colour("--muted") },
+        hovertemplate: "%{x}: equal<extra></extra>",
+      });
+    }
     traces.push({
       x: short, y: (steps.find((row) => row.step === first?.step) || steps[0]).limit,
       name: "healthy limit", mode: "lines", line: { color: colour("--floor"), dash: "dash", width: 2 },
       hovertemplate: "%{x}: limit %{y:.3g}<extra></extra>",
     });
-    const shape = layout("", "relative L2", true);
-    shape.xaxis = { ...shape.xaxis, type: "category", tickangle: -45, tickfont: { size: 11 }, nticks: 40 };
-    shape.height = 400;
+    const shape = layout("module, in the order in which they finish", "relative L2", decades([every, [low]]));
+    shape.xaxis = { ...shape.xaxis, type: "category", tickangle: -60, tickfont: { size: 10 }, nticks: 36 };
+    shape.height = 440;
     if (first) {
       const value = steps.find((row) => row.step === first.step)?.value[modules.indexOf(first.module)];
       if (value) {
