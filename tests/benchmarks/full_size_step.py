@@ -64,7 +64,8 @@ def sat_config(model: Model) -> TransformerConfig:
     return TransformerConfig(
         num_layers=model.layers, hidden_size=64 * model.heads, num_attention_heads=model.heads,
         time_embed_dim=512, in_channels=16, out_channels=16, patch_size=2,
-        num_frames=4 * model.frames - 3, time_compressed_rate=4, latent_height=model.rows, latent_width=model.columns,
+        num_frames=4 * model.frames - 3, time_compressed_rate=4,
+        latent_height=model.rows, latent_width=model.columns,
         text_length=model.text, text_hidden_size=4096,
         positions="rotary" if model.rotary else "sin_cos", interpolation=(1.0, scale, scale),
         qk_norm=True, elementwise_affine=True, layernorm_epsilon=1e-5, vocab_size=1,
