@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from backends.base import Identity, Policies
+from backends.diffusers_acceleration import as_multiplied
 from backends.diffusers_conditioning import own_image_scale
 from backends.diffusers_placement import COMPONENTS, tensors_in_use
 from backends.trace import digest
@@ -46,7 +47,7 @@ def read_identity(pipe: Any, names: TensorNames, placement: Mapping[str, str]) -
             else:
                 # Diffusers keeps position tables in float64 and casts them where they are added.
                 tensor = tensor.to(pipe.transformer.dtype)
-            weights[f"{component}.{name}"] = digest(tensor)
+            weights[f"{component}.{name}"] = digest(as_multiplied(tensor))
         dtypes[component] = ", ".join(sorted(found))
     configs = dict(_settings(pipe)) | {f"placement.{k}": v for k, v in placement.items()}
     return Identity(dict(sorted(weights.items())), dtypes, configs)

@@ -54,6 +54,11 @@ class DiffusersOptions:
     lora: str | None = None
     lora_scale: float = 1.0
     lora_mode: str = "live"
+    compile: bool = False
+    fuse_qkv: bool = False
+    layerwise_casting: str | None = None
+    quantization: str | None = None
+    cache: str | None = None
 
 
 _CHOICES: dict[str, tuple[str | None, ...]] = {
@@ -63,8 +68,14 @@ _CHOICES: dict[str, tuple[str | None, ...]] = {
     "device": DEVICES,
     "placement": PLACEMENTS,
     "attention": ATTENTION,
+    "layerwise_casting": (None, "float8_e4m3fn", "float8_e5m2"),
+    "quantization": (None, "int8", "float8"),
+    "cache": (None, "pab", "fastercache", "first_block"),
 }
-_SWITCHES = ("use_stream", "vae_tiling", "vae_slicing", "allow_tf32", "use_safetensors")
+_SWITCHES = (
+    *("use_stream", "vae_tiling", "vae_slicing", "allow_tf32", "use_safetensors"),
+    *("compile", "fuse_qkv"),
+)
 
 
 def parse_options(options: Mapping[str, Any]) -> DiffusersOptions:

@@ -5,6 +5,7 @@ It is made of:
     diffusers_options     the flat YAML options, checked
     diffusers_checkpoint  opening a folder or hub id, with errors a user can act on
     diffusers_lora        a LoRA put in force through Diffusers' own calls
+    diffusers_acceleration  compile, fused QKV, casting, quantization, caches
     diffusers_placement   full device and the offload kinds; reading weights under each
     runtime               attention kernel and TF32, in force only while it computes
     diffusers_case        whether the model can render a case
@@ -57,10 +58,12 @@ class DiffusersBackend:
             from backends.diffusers_lora import check_peft
 
             check_peft()
+        from backends.diffusers_acceleration import check_accelerations
         from backends.diffusers_placement import check_placement
         from backends.runtime import check_runnable, resolve_device
 
         device = resolve_device(parsed.device)
+        check_accelerations(parsed, device)
         check_placement(parsed.placement, device, parsed.use_stream)
         for name in {parsed.dtype, parsed.vae_dtype or parsed.dtype}:
             check_runnable(device, torch_dtype("dtype", name), parsed.attention)
@@ -75,6 +78,7 @@ class DiffusersPipeline:
 
     def __init__(self, model: str, options: DiffusersOptions) -> None:
         from backends.convolutions import accumulate_in_float32
+        from backends.diffusers_acceleration import accelerate
         from backends.diffusers_checkpoint import Source, load_pipeline
         from backends.diffusers_identity import TensorNames
         from backends.diffusers_placement import Placement
@@ -108,6 +112,7 @@ class DiffusersPipeline:
                 pipe, options.lora, options.lora_scale, options.lora_mode, model
             )
         self._names = TensorNames(pipe)
+        accelerate(pipe, options)
         self._placement = Placement(
             pipe, options.placement, resolve_device(options.device), options.use_stream
         )
@@ -167,6 +172,7 @@ class DiffusersPipeline:
         return self._pipe
 
     def _run(self, case: Case, inputs: Inputs) -> DiffusersRun:
+        from backends.diffusers_acceleration import check_guidance
         from backends.diffusers_case import check_case
         from backends.diffusers_conditioning import pipeline_for
         from backends.diffusers_run import DiffusersRun
@@ -175,6 +181,7 @@ class DiffusersPipeline:
 
         pipe, options = self._opened(), self._options
         check_case(pipe, case)
+        check_guidance(options, case)
         settings: partial[AbstractContextManager[None]] = partial(
             in_force, pipe.transformer, options.attention, options.allow_tf32
         )

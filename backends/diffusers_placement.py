@@ -26,6 +26,8 @@ from torch import Tensor, nn
 from backends.errors import MissingPrerequisite, Unsupported
 
 COMPONENTS = ("text_encoder", "vae", "transformer")
+_UNREMOVABLE = "layerwise_casting"
+"""A hook that upstream refuses to take off: the weights it rounded do not come back."""
 
 
 def check_placement(kind: str, device: torch.device, use_stream: bool) -> None:
@@ -118,7 +120,8 @@ class Placement:
                 registry = getattr(module, "_diffusers_hook", None)
                 if registry is not None:
                     for hook in list(registry.hooks):
-                        registry.remove_hook(hook, recurse=False)
+                        if hook != _UNREMOVABLE:
+                            registry.remove_hook(hook, recurse=False)
         if self._disk is not None:
             self._disk.cleanup()
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from backends.base import Case, Inputs, Prediction, ScheduleTable, StepObserver
+from backends.diffusers_acceleration import start_afresh
 from backends.diffusers_case import check_text
 from backends.diffusers_conditioning import Conditioning
 from backends.diffusers_options import torch_dtype
@@ -60,6 +61,7 @@ class DiffusersRun:
         padded_frames = case.frames + self._surplus * pipe.vae_scale_factor_temporal
         self._conditioning = Conditioning(stack, case, padded_frames, inputs.image_scale)
         self._picture: Tensor | None = None
+        start_afresh(pipe.transformer)
 
     @property
     def text(self) -> Tensor:

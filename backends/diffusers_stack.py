@@ -76,6 +76,7 @@ class Stack:
             given = torch.cat([given, torch.cat([picture] * len(embeddings))], dim=2)
             if pipe.transformer.config.ofs_embed_dim is not None:
                 further["ofs"] = latents.new_full((1,), fill_value=2.0)
+        pipe._current_timestep = timestep  # caches ask for it
         with self.in_force(), pipe.transformer.cache_context("cond_uncond"):
             return pipe.transformer(
                 hidden_states=given,

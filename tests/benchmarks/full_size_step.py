@@ -1,6 +1,6 @@
 """One guided step of a full-size 2B or 5B on both stacks, from the same random tensors.
 
-    python tests/oracle/full_size.py 2b     # prints a row of FULL_SIZE.md; minutes on one core
+    python tests/benchmarks/full_size_step.py 2b     # prints a row of FULL_SIZE.md; minutes on one core
 
 The transformer has its real configuration (30 or 42 layers) at float32. Weights are random, drawn per
 canonical tensor name, and exist one block at a time: a hook fills a block before it runs and empties
@@ -40,30 +40,32 @@ GUIDANCE = 6.0
 
 @dataclass(frozen=True)
 class Model:
-    """A real configuration. `rows` x `columns` latents and `text` tokens are what is rendered."""
+    """A real configuration; `frames` x `rows` x `columns` latents and `text` tokens are rendered."""
 
     heads: int
     layers: int
     rotary: bool
     snr_shift_scale: float
+    frames: int
     rows: int
     columns: int
     text: int
 
 
 MODELS = {
-    "2b": Model(30, 30, False, 3.0, rows=16, columns=24, text=226),
-    "5b": Model(48, 42, True, 1.0, rows=16, columns=24, text=64),
+    "2b": Model(30, 30, False, 3.0, frames=3, rows=16, columns=24, text=226),
+    "5b": Model(48, 42, True, 1.0, frames=2, rows=16, columns=24, text=226),
 }
 
 
 def sat_config(model: Model) -> TransformerConfig:
-    """`sat/configs/cogvideox_{2b,5b}.yaml`, one frame long."""
+    """`sat/configs/cogvideox_{2b,5b}.yaml`, a few frames long."""
     scale = 1.0 if model.rotary else 1.875
     return TransformerConfig(
         num_layers=model.layers, hidden_size=64 * model.heads, num_attention_heads=model.heads,
-        time_embed_dim=512, in_channels=16, out_channels=16, patch_size=2, num_frames=1,
-        time_compressed_rate=4, latent_height=model.rows, latent_width=model.columns,
+        time_embed_dim=512, in_channels=16, out_channels=16, patch_size=2,
+        num_frames=4 * model.frames - 3, time_compressed_rate=4,
+        latent_height=model.rows, latent_width=model.columns,
         text_length=model.text, text_hidden_size=4096,
         positions="rotary" if model.rotary else "sin_cos", interpolation=(1.0, scale, scale),
         qk_norm=True, elementwise_affine=True, layernorm_epsilon=1e-5, vocab_size=1,
@@ -78,7 +80,7 @@ def empty_diffusers(model: Model) -> Any:
 
     with init_empty_weights(include_buffers=False):
         return CogVideoXTransformer3DModel(
-            num_attention_heads=model.heads, num_layers=model.layers, sample_frames=1,
+            num_attention_heads=model.heads, num_layers=model.layers, sample_frames=4 * model.frames - 3,
             sample_height=model.rows, sample_width=model.columns, max_text_seq_length=model.text,
             use_rotary_positional_embeddings=model.rotary,
         ).eval()  # fmt: skip
@@ -152,7 +154,9 @@ def with_diffusers(model: Model, given: Mapping[str, Tensor]) -> dict[str, Tenso
     scheduler.set_timesteps(STEPS)
     time_now = scheduler.timesteps[STEP]
     grid = (model.rows // 2, model.columns // 2)
-    rotary = get_3d_rotary_pos_embed(64, ((0, 0), grid), grid, 1) if model.rotary else None
+    rotary = (
+        get_3d_rotary_pos_embed(64, ((0, 0), grid), grid, model.frames) if model.rotary else None
+    )
     latents = given["latents"]
     branches = network(
         torch.cat([latents] * 2), given["text"], time_now.expand(2), image_rotary_emb=rotary
@@ -206,7 +210,7 @@ def inputs(model: Model) -> dict[str, Tensor]:
     draw = torch.Generator().manual_seed(0)
     text = torch.randn(1, model.text, 4096, generator=draw) * 0.2
     return {
-        "latents": torch.randn(1, 1, 16, model.rows, model.columns, generator=draw),
+        "latents": torch.randn(1, model.frames, 16, model.rows, model.columns, generator=draw),
         "text": torch.cat((torch.zeros_like(text), text)),
     }
 
@@ -245,7 +249,7 @@ def main() -> None:
         came, expected = results["sat"][key].double(), results["diffusers"][key].double()
         gaps.append(f"{float((came - expected).norm() / expected.norm()):.1e}")
     count = sum(p.numel() for p in empty_diffusers(model).parameters())
-    tokens = model.text + model.rows * model.columns // 4
+    tokens = model.text + model.frames * model.rows * model.columns // 4
     versions = f"torch {version('torch')}, diffusers {version('diffusers')}"
     versions += f", SwissArmyTransformer {version('SwissArmyTransformer')}"
     print(
