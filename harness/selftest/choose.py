@@ -56,6 +56,7 @@ def _thin(rows: Sequence[Row], sample: int | None) -> list[Row]:
     return [row for index, row in enumerate(rows) if index not in left]
 
 
-def _groups(row: Fault | Healthy) -> tuple[str, str]:
+def _groups(row: Fault | Healthy | Pair) -> tuple[str, str]:
     setting = row.settings[0] if isinstance(row, Fault) else row.setting
-    return f"kind {row.kind}", f"{setting.backend} {setting.model} {setting.dtype}"
+    kind = "pair" if isinstance(row, Pair) else row.kind
+    return f"kind {kind}", f"{setting.backend} {setting.model} {setting.dtype}"

@@ -120,7 +120,9 @@ def test_a_planted_fault_is_red_with_its_cause(suite: Suite, fault: str, cause: 
 
 
 @pytest.mark.parametrize("fault", [None, "norm"])
-def test_a_pipeline_instance_of_diffusers_is_taken_as_it_is(suite: Suite, fault: str | None) -> None:
+def test_a_pipeline_instance_of_diffusers_is_taken_as_it_is(
+    suite: Suite, fault: str | None
+) -> None:
     code, outcomes = suite("-k", "of_our_own", fault=fault)
     text = outcomes["test_a_pipeline_of_our_own_is_equivalent"]
     if fault is None:
