@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 
 def _probe(folder: Path, *settings: str):
     places = (f"store={folder}/store", f"results={folder}/results")
-    code = main(["probe", "case=micro_2b_quick", *settings, *places])
+    code = main(["probe", "case=micro_2b_quick", "reference.name=reference", *settings, *places])
     verdict = json.loads((folder / "results" / "latest" / "verdict.json").read_text())
     (pair,) = verdict["pairs"]
     assert not (folder / "store" / "renders").exists()
