@@ -137,6 +137,9 @@ def _cache_config(pipe: Any, name: str) -> Any:
     def timestep() -> Any:
         return pipe._current_timestep
 
+    def attention_weight(_module: nn.Module) -> float:
+        return 0.3
+
     if name == "pab":
         return config(
             spatial_attention_block_skip_range=2,
@@ -148,7 +151,7 @@ def _cache_config(pipe: Any, name: str) -> Any:
             spatial_attention_block_skip_range=2,
             spatial_attention_timestep_skip_range=(-1, 681),
             current_timestep_callback=timestep,
-            attention_weight_callback=lambda _module: 0.3,
+            attention_weight_callback=attention_weight,
             unconditional_batch_skip_range=5,
             unconditional_batch_timestep_skip_range=(-1, 781),
             tensor_format="BFCHW",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import json
 import os
 import shutil
 from pathlib import Path
@@ -56,12 +57,20 @@ def write_pipeline(kind: Kind, vae: Vae, trained: Trained, tokenizer: Path, root
     fresh, final = root / f".{kind.name}", root / kind.name
     shutil.rmtree(fresh, ignore_errors=True)
     pipeline.save_pretrained(str(fresh))
+    _forget_origin(fresh / "vae" / "config.json")
     copy_tokenizer(tokenizer, fresh / "tokenizer")
     shutil.rmtree(final, ignore_errors=True)
     fresh.rename(final)
     if kind.parent is not None:
         _link_equal_files(final, root / kind.parent)
     return final
+
+
+def _forget_origin(config: Path) -> None:
+    """Remove the path that Diffusers notes in what it loaded from a folder."""
+    settings = json.loads(config.read_text())
+    settings.pop("_name_or_path", None)
+    config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
 
 
 def _link_equal_files(folder: Path, other: Path) -> None:

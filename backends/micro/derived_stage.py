@@ -14,13 +14,13 @@ import torch
 from diffusers.models.embeddings import get_3d_rotary_pos_embed
 from torch import Tensor, nn
 
+from backends.micro.growth import OFS
 from backends.micro.image_latents import ImageLatents
 from backends.micro.kinds import (
     LARGEST_LATENT_SIZE,
     NATURAL_LATENT_SIZE,
     Kind,
     build_scheduler,
-    build_transformer,
 )
 from backends.micro.optim import Muon, cosine
 from backends.micro.transformer_stage import DROPPED
@@ -29,11 +29,11 @@ BATCH = 16
 FIRST_STEP_SHARE = 1
 """Clips of a batch that are given the first timestep, which has no signal at all."""
 
+GUIDANCE = 6.0
+"""The guidance scale whose first latent is trained; the real models' recommended one."""
+
 IMAGE_DROPPED = 0.05
 """Share of pictures replaced by zeros: `noised_image_dropout` of CogVideo's I2V configs."""
-
-OFS = 2.0
-"""The one value that both code bases give the `ofs` embedding."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,11 @@ class DerivedStretch:
 
     `first_weight` is the weight of the first latent in the loss. `noisy_share` of the clips are given
     one of the last 400 timesteps, where it is decided whether the video follows its picture.
+
+    `guided_weight` is the weight of the guided prediction's squared error at the first latent; where
+    it is not 0, each clip stands in the batch twice, with its caption and without. Guidance multiplies
+    by `GUIDANCE` whatever the caption still says about a frame that the picture has settled, and
+    nothing else in the loss asks for the two to agree there.
     """
 
     steps: int
@@ -50,6 +55,7 @@ class DerivedStretch:
     seed: int
     first_weight: float = 1.0
     noisy_share: float = 0.0
+    guided_weight: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -59,48 +65,6 @@ class TextTable:
     rows: dict[str, int]
     captions: Tensor
     empty: Tensor
-
-
-@torch.no_grad()
-def grow(kind: Kind, parent: nn.Module) -> nn.Module:
-    """A transformer of `kind` that computes nearly what `parent` does before it is trained.
-
-    New picture channels and learned positions start at zero. A temporal patch starts as the mean of
-    its frames, its output as copies of theirs. The `ofs` embedding starts at zero for `OFS` only.
-    """
-    grown = build_transformer(kind)
-    state, given = grown.state_dict(), parent.state_dict()
-    for name, tensor in state.items():
-        source = given.get(name)
-        if source is not None and source.shape == tensor.shape:
-            tensor.copy_(source)
-    _grow_patch(kind, state, given)
-    if "patch_embed.pos_embedding" in state:
-        state["patch_embed.pos_embedding"].zero_()
-    grown.load_state_dict(state)
-    if kind.patch_frames is not None and kind.image:
-        bias = grown.get_parameter("ofs_embedding.linear_2.bias")
-        projected = grown.get_submodule("ofs_proj")(torch.full((1,), OFS))
-        bias.sub_(grown.get_submodule("ofs_embedding")(projected)[0])
-    return grown
-
-
-def _grow_patch(kind: Kind, state: dict[str, Tensor], given: dict[str, Tensor]) -> None:
-    """Fill `patch_embed.proj` and `proj_out`, whose shapes follow channels and temporal patch."""
-    weight, old = state["patch_embed.proj.weight"], given["patch_embed.proj.weight"]
-    frames = kind.patch_frames or 1
-    # Columns are ordered (channel, frame, row, column) in both the convolution and the linear layer.
-    was_linear = old.ndim == 2
-    old = old.reshape(len(old), 16, -1, 2, 2)
-    fresh = torch.zeros(len(weight), weight[0].numel() // (4 * frames), frames, 2, 2)
-    fresh[:, :16] = old if was_linear else old.expand(-1, -1, frames, -1, -1) / frames
-    weight.copy_(fresh.reshape(weight.shape))
-    if not was_linear and frames > 1:
-        # Rows are ordered (channel, frame, row, column) here as well.
-        out = given["proj_out.weight"].reshape(16, 1, 4, -1).expand(-1, frames, -1, -1)
-        state["proj_out.weight"].copy_(out.reshape(state["proj_out.weight"].shape))
-        bias = given["proj_out.bias"].reshape(16, 1, 4).expand(-1, frames, -1)
-        state["proj_out.bias"].copy_(bias.reshape(-1))
 
 
 def rotary_positions(kind: Kind, latent_frames: int) -> Any:
@@ -152,24 +116,33 @@ def train_derived(
         parameters.append(cast(nn.Parameter, positions))
     average = [p.detach().clone() for p in parameters]
     optimiser = Muon(parameters, betas=(0.9, 0.99))
-    started, running = time.perf_counter(), 0.0
+    pairs = stretch.guided_weight > 0
+    clips = BATCH // 2 if pairs else BATCH
+    started, running = time.perf_counter(), torch.zeros(2)
     for step in range(stretch.steps):
-        chosen = torch.randint(len(z) if kind.image else latents.whole, (BATCH,))
+        chosen = torch.randint(len(z) if kind.image else latents.whole, (clips,))
         x0, noise = z[chosen], torch.randn_like(z[chosen])
-        t = ((torch.arange(BATCH) + torch.rand(1)) / BATCH * 1000).long().clamp(0, 999)
-        t = t[torch.randperm(BATCH)]
-        noisy = int(stretch.noisy_share * BATCH)
+        t = ((torch.arange(clips) + torch.rand(1)) / clips * 1000).long().clamp(0, 999)
+        t = t[torch.randperm(clips)]
+        noisy = int(stretch.noisy_share * clips)
         t[:noisy] = torch.randint(600, 1000, (noisy,))
         t[:FIRST_STEP_SHARE] = 999
         signal = alpha_bar[t][:, None, None, None, None]
         given = signal.sqrt() * x0 + (1 - signal).sqrt() * noise
         target = signal.sqrt() * noise - (1 - signal).sqrt() * x0
+        seen = torch.ones_like(signal)
         if kind.image:
-            kept = (torch.rand(BATCH) >= IMAGE_DROPPED)[:, None, None, None, None]
-            given = torch.cat([given, pictures[chosen] * kept], dim=2)
-        lot = torch.rand(BATCH)[:, None, None]
-        words = torch.where(lot < DROPPED, text.empty, text.captions[rows[chosen]])
-        words = torch.where(lot > 1 - DROPPED, torch.zeros_like(words), words)
+            seen = (torch.rand(clips) >= IMAGE_DROPPED).float()[:, None, None, None, None]
+            given = torch.cat([given, pictures[chosen] * seen], dim=2)
+        lot = torch.rand(clips)[:, None, None]
+        words = text.captions[rows[chosen]]
+        if pairs:
+            without = torch.where(lot < 0.5, text.empty, torch.zeros_like(words))
+            words = torch.cat([words, without])
+            given, target, t = torch.cat([given] * 2), torch.cat([target] * 2), t.repeat(2)
+        else:
+            words = torch.where(lot < DROPPED, text.empty, words)
+            words = torch.where(lot > 1 - DROPPED, torch.zeros_like(words), words)
         velocity = transformer(
             hidden_states=given,
             encoder_hidden_states=words,
@@ -178,20 +151,27 @@ def train_derived(
             image_rotary_emb=rotary,
             return_dict=False,
         )[0]
-        loss = (weight * (velocity - target) ** 2).mean() / weight.mean()
+        error = velocity - target
+        loss = (weight * error**2).mean() / weight.mean()
+        running[0] += loss.detach()
+        if pairs:
+            told, untold = error[:, : 1 + surplus].chunk(2)
+            guided = (seen * (untold + GUIDANCE * (told - untold)) ** 2).mean()
+            running[1] += guided.detach()
+            loss = loss + stretch.guided_weight * guided
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step(cosine(step, stretch.steps, stretch.lr, warmup=stretch.warmup))
         decay = min(0.998, (1 + step) / (10 + step))
         for kept_value, parameter in zip(average, parameters, strict=True):
             kept_value.lerp_(parameter.detach(), 1 - decay)
-        running += float(loss.detach())
         if (step + 1) % 50 == 0:
-            spent = time.perf_counter() - started
+            spent, (plain, guided_error) = time.perf_counter() - started, (running / 50).tolist()
+            further = f" guided {guided_error:.4f}" if pairs else ""
             log(
-                f"{kind.name} step {step + 1}/{stretch.steps} loss {running / 50:.4f} {spent:.0f} s"
+                f"{kind.name} step {step + 1}/{stretch.steps} loss {plain:.4f}{further} {spent:.0f} s"
             )
-            running = 0.0
+            running.zero_()
     with torch.no_grad():
         for parameter, value in zip(parameters, average, strict=True):
             parameter.copy_(value)

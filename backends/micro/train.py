@@ -18,7 +18,8 @@ import torch
 
 from backends.micro.assemble import LOUD_POWER, push_past_fp16, write_pipeline
 from backends.micro.clips import captions
-from backends.micro.derived_stage import DerivedStretch, TextTable, grow, train_derived
+from backends.micro.derived_stage import DerivedStretch, TextTable, train_derived
+from backends.micro.growth import grow
 from backends.micro.image_latents import ImageLatents, encode_with_images
 from backends.micro.kinds import KINDS, Kind, build_transformer
 from backends.micro.stack import Vae, diffusers, transformers
@@ -46,6 +47,7 @@ DERIVED_STRETCHES = {
     "micro-5b-i2v": [
         DerivedStretch(300, 0.002, 100, 2),
         DerivedStretch(250, 0.003, 50, 252, first_weight=4.0, noisy_share=0.5),
+        DerivedStretch(400, 0.003, 50, 552, first_weight=4.0, guided_weight=0.5),
     ],
     "micro-1.5-5b": [DerivedStretch(600, 0.003, 100, 3)],
     "micro-1.5-5b-i2v": [

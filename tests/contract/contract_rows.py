@@ -66,16 +66,31 @@ class Kind:
 PICTURE = {"image": "micro:red-circle.png"}
 CLIP = {"video": "micro:blue-square-clip.png", "strength": 0.6, "steps": 5}
 OFFLOADED = CPU | {"placement": "model_offload", "dtype": "bfloat16", "vae_dtype": "float32"}
+FITTING = PICTURE | {"frames": 17, "size": 64}
+"""Learned positions fit one size and length only."""
+
 KINDS = [
     Kind(Row("diffusers", "micro-1.5-5b", CPU), {}),
     Kind(Row("diffusers", "micro-1.5-5b-i2v", CPU), PICTURE),
-    # Its learned positions fit one size and length only.
-    Kind(Row("diffusers", "micro-5b-i2v", CPU), PICTURE | {"frames": 17, "size": 64}),
+    Kind(Row("diffusers", "micro-5b-i2v", CPU), FITTING),
     Kind(Row("diffusers", "micro-5b", CPU), CLIP),
     Kind(Row("diffusers", "micro-1.5-5b", CPU), CLIP | {"frames": 13}),
     Kind(Row("diffusers_offload", "micro-1.5-5b-i2v", OFFLOADED), PICTURE),
     Kind(Row("diffusers_offload", "micro-5b", OFFLOADED), CLIP),
 ]
+BLOCKWISE = CPU | {"placement": "group_offload_block"}
+LEAFWISE = CPU | {"placement": "group_offload_leaf"}
+FURTHER = [
+    Kind(Row("sat", "micro-1.5-5b", CPU | {"dtype": "bfloat16"}), {"size": 32}),
+    Kind(Row("sat", "micro-1.5-5b-i2v", CPU), PICTURE | {"size": 32}),
+    Kind(Row("sat", "micro-5b-i2v", CPU), PICTURE),
+    Kind(Row("diffusers_offload", "micro-1.5-5b", OFFLOADED), {}),
+    Kind(Row("diffusers_offload", "micro-5b-i2v", BLOCKWISE), FITTING),
+    Kind(Row("diffusers", "micro-2b", CPU), CLIP),
+    Kind(Row("diffusers_offload", "micro-2b", LEAFWISE), CLIP),
+    Kind(Row("diffusers_offload", "micro-1.5-5b", BLOCKWISE), CLIP | {"frames": 13}),
+]
+"""The rest of models, backends and kinds, of which only the first promise is checked."""
 
 STACKS = [
     Row("diffusers", "micro-2b", CPU),

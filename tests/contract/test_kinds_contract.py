@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from contract_driving import assert_same, case, native, staged
-from contract_rows import CLIP, CPU, KINDS, PICTURE, Kind, loaded
+from contract_rows import CLIP, CPU, FURTHER, KINDS, PICTURE, Kind, loaded
 
 from backends.base import Case, Inputs, Pipeline
 from backends.errors import InvalidRequest, Unsupported
@@ -28,8 +28,18 @@ def _case(kind: Kind, **changes: Any) -> Case:
     return case(**(settings | kind.changes | changes))
 
 
+@pytest.mark.parametrize("kind", FURTHER, ids=str)
+def test_every_further_kind_reproduces_its_native_run(kind: Kind) -> None:
+    pipeline = kind.row.open()
+    _check_stages(kind, pipeline)
+    pipeline.close()
+
+
 def test_stages_reproduce_the_native_run(opened: Opened) -> None:
-    kind, pipeline = opened
+    _check_stages(*opened)
+
+
+def _check_stages(kind: Kind, pipeline: Pipeline) -> None:
     what = _case(kind)
     by_loop, by_hand = native(pipeline, what), staged(pipeline, what)
     assert len(by_loop.steps) == what.solver_steps

@@ -13,11 +13,13 @@ from transformers import AutoTokenizer
 from backends.micro import MEDIA, MODELS, media, media_path, model_path
 from backends.micro.assemble import LOUD_BLOCK, LOUD_POWER
 from backends.micro.clips import captions, clip, draw, scene_from_middle
-from backends.micro.derived_stage import OFS, grow, rotary_positions
+from backends.micro.derived_stage import rotary_positions
+from backends.micro.growth import OFS, grow
 from backends.micro.kinds import KINDS, Kind, build_transformer
 from backends.micro.measure import look
 from backends.micro.text import TEXT_LENGTH
 from tests.micro.quality import (
+    LEAST_FIRST_FRAME_DB,
     LEAST_VAE_DB,
     REQUIRED,
     accuracy,
@@ -26,7 +28,7 @@ from tests.micro.quality import (
 
 TRAINED_ALONE = [name for name, kind in KINDS.items() if kind.parent is None]
 
-FIRST_FRAME_REACHED_DB = 15.0
+FIRST_FRAME_REACHED_DB = {"micro-5b-i2v": LEAST_FIRST_FRAME_DB, "micro-1.5-5b-i2v": 15.0}
 
 
 @pytest.mark.parametrize("frames", [9, 17, 25])
@@ -87,12 +89,12 @@ def test_vae_reconstructs_unseen_clips(model: str) -> None:
 def test_renders_show_what_the_prompt_says(model: str) -> None:
     """A sample of the full measurement, with room for the sample's own error.
 
-    The first frame of the image-to-video models misses the 25 dB that were wanted (TRAINING.md); they
-    are held to what they reached.
+    The first frame of micro-1.5-5b-i2v misses the 25 dB that were wanted (TRAINING.md); it is held to
+    what it reached.
     """
     seen = accuracy(model, prompts=8, steps=25)
     assert min(seen[name] for name in REQUIRED) >= 0.75, seen
-    assert seen.get("first_frame_db", 99.0) >= FIRST_FRAME_REACHED_DB, seen
+    assert seen.get("first_frame_db", 0.0) >= FIRST_FRAME_REACHED_DB.get(model, 0.0), seen
 
 
 def _attention(model: str, dtype: torch.dtype) -> torch.nn.Module:
