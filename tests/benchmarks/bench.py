@@ -82,7 +82,8 @@ def table(kept: dict[str, dict[str, object]]) -> str:
         "",
         "`make bench` writes this file. What is compared ran in turns in one process, and ratios are",
         "medians over the rounds; seconds of one machine say little about another's. *Load* is the",
-        "machine's load average before and after: above the number of cores, others were at work on it.",
+        "machine's load average before and after: above the number of cores, others were at work on it,",
+        "and then seconds of computing (of this process and its children) say more than the clock.",
     ]
     for name, part in kept.items():
         before, after = part["load"]  # type: ignore[misc]

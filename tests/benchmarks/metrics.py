@@ -175,7 +175,7 @@ def against_candidates(rounds: int) -> Iterator[Row]:
         yield Row(
             AREA, f"{count} candidates / one candidate",
             f"{wall:.2f} x on the clock, {cpu:.2f} x in seconds of computing",
-            "at most 4 x" if last else "", cpu <= 4 if last else None,
+            "at most 4 x of computing" if last else "", cpu <= 4 if last else None,
         )  # fmt: skip
 
 

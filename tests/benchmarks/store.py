@@ -79,7 +79,7 @@ def main() -> None:
     limits = {"`parity ls`": 5.0, "`parity report` of a run": 5.0}
     say([
         Row("store", f"{what}, {COUNT:,} renders", f"{wall:.1f} s, {used:.1f} s of computing",
-            f"within {limits[what]:g} s" if what in limits else "",
+            f"within {limits[what]:g} s of computing" if what in limits else "",
             used <= limits[what] if what in limits else None)
         for what, (wall, used) in found.items()
     ])  # fmt: skip
