@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from diffusers import CogVideoXPipeline, CogVideoXTransformer3DModel
-from rows import Row, Seconds, in_turns, once, ratio, say, typical
+from rows import Row, Seconds, in_turns, met, met_twice, once, ratio, say, typical
 
 from backends.base import Inputs, Prediction
 from backends.micro import model_path
@@ -165,7 +165,7 @@ def renders(folder: Path, steps: int, rounds: int) -> Iterator[Row]:
     if rounds:
         direct = ratio(found, "ours", "bare", "cpu") - 1
         yield Row(AREA, "the same, as the median ratio of whole renders in turns", f"{direct:+.1%}",
-                  "at most 3 %", direct <= 0.03)  # fmt: skip
+                  "at most 3 %", met(direct <= 0.03))  # fmt: skip
 
 
 def added(folder: Path, size: int, alone: list[Seconds], steps: int) -> Iterator[Row]:
@@ -178,7 +178,7 @@ def added(folder: Path, size: int, alone: list[Seconds], steps: int) -> Iterator
     yield Row(AREA, f"bare pipeline, {case}: a render", f"{bare_s:.1f} s of computing")
     yield Row(
         AREA, f"what the harness adds to a render, trace included (mean of {RENDERS})",
-        f"{each:.2f} s of computing, {each / bare_s:.1%}", "at most 3 %", each / bare_s <= 0.03,
+        f"{each:.2f} s of computing, {each / bare_s:.1%}", "at most 3 %", met(each / bare_s <= 0.03),
     )  # fmt: skip
 
 
@@ -195,13 +195,13 @@ def sweep(folder: Path) -> Iterator[Row]:
     yield Row(
         AREA, "24 jobs over 3 variants, one worker a variant: times that each opened its model",
         f"{' / '.join(map(str, opened))}; {done} renders in {first.wall:.0f} s",
-        "1 / 1 / 1", opened == [1, 1, 1] and done == 36,
+        "1 / 1 / 1", met(opened == [1, 1, 1] and done == 36),
     )  # fmt: skip
     again = once(lambda: start(root, seeds))
     yield Row(
         AREA, "the same sweep started again",
         f"{again.wall:.1f} s on the clock, {again.cpu:.1f} s of computing",
-        "within 5 s of computing", again.cpu <= 5,
+        "within 5 s", met_twice(again.wall <= 5, again.cpu <= 5),
     )  # fmt: skip
 
 
