@@ -20,7 +20,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from imageio_ffmpeg import get_ffmpeg_exe
-from rows import Row, in_turns, ratio, say, typical
+from rows import Row, in_turns, met, met_twice, ratio, say, typical
 
 from harness.frames import StoredVideo, write_lossless
 from harness.metrics import examine, metric_names, score_candidates, score_pair
@@ -78,7 +78,7 @@ def beside_others(rounds: int) -> Iterator[Row]:
         what = f"{name}, {notes.get(name, 'SSIM alone')}: its time / ours"
         yield Row(
             AREA, what, f"{times:.2f} x ({typical(found[name]):.1f} s)",
-            f"at least {least:g} x" if least else "", None if least is None else times >= least,
+            f"at least {least:g} x" if least else "", "" if least is None else met(times >= least),
         )  # fmt: skip
 
 
@@ -153,7 +153,7 @@ def beside_lpips(rounds: int) -> Iterator[Row]:
     hook.remove()
     each = len(passes) / (len(frames) * (1 + CANDIDATES))
     yield Row(AREA, f"LPIPS passes of a frame through the backbone, {CANDIDATES} candidates",
-              f"{each:g}", "1", each == 1)  # fmt: skip
+              f"{each:g}", "1", met(each == 1))  # fmt: skip
 
 
 def against_candidates(rounds: int) -> Iterator[Row]:
@@ -175,7 +175,7 @@ def against_candidates(rounds: int) -> Iterator[Row]:
         yield Row(
             AREA, f"{count} candidates / one candidate",
             f"{wall:.2f} x on the clock, {cpu:.2f} x in seconds of computing",
-            "at most 4 x" if last else "", cpu <= 4 if last else None,
+            "at most 4 x" if last else "", met_twice(wall <= 4, cpu <= 4) if last else "",
         )  # fmt: skip
 
 
@@ -214,7 +214,7 @@ def memory() -> Iterator[Row]:
     yield Row(
         AREA, "peak memory at 13 / 49 / 97 frames of 480x720, all metrics but LPIPS, and readings",
         " / ".join(f"{peak:.0f}" for peak in lengths) + " MiB", "independent of the frames (10 %)",
-        spread <= 1.1,
+        met(spread <= 1.1),
     )  # fmt: skip
     yield Row(AREA, f"the same, 49 frames, {CANDIDATES} candidates",
               f"{peaks[49, CANDIDATES]:.0f} MiB")  # fmt: skip
