@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from numpy.typing import NDArray
-
 from backends.base import Case
-from harness.frames import read_frames
 from harness.judge.causes import causes, obscured, summarise
 from harness.judge.decide import decide, equal_bits, missing
 from harness.judge.distances import compare_traces
 from harness.judge.exact import compare_noise, compare_own_inputs, compare_pipelines
 from harness.judge.free import Divergence, diverge, free_evidence, seed_distances_between
 from harness.judge.known import acts
+from harness.judge.look import look
 from harness.judge.quality import quality_shift
-from harness.metrics import score_pair, to_jsonable
-from harness.metrics.readings import hard_failures, read_video
+from harness.metrics.readings import VideoReadings, hard_failures
 from harness.native_probe import read_trace
 from harness.records import Evidence, Finding, PairResult, RenderRecord, SeedDistances, VerdictName
 from harness.store import Store
@@ -44,10 +40,15 @@ class Renders:
         default_factory=dict[str, Sequence[RenderRecord]]
     )
 
+    def compared(self) -> dict[str, Sequence[RenderRecord]]:
+        """Role -> what is compared with the reference; an empty rerun is left out."""
+        members = {f"member {name}": records for name, records in self.members.items()}
+        rerun = {"rerun": self.rerun} if self.rerun else {}
+        return {**rerun, "candidate": self.candidate, **members}
+
     def labelled(self) -> list[tuple[str, RenderRecord]]:
         """(role, record) of every render."""
-        roles = {"reference": self.reference, "rerun": self.rerun, "candidate": self.candidate}
-        roles |= {f"member {name}": records for name, records in self.members.items()}
+        roles = {"reference": self.reference, **self.compared()}
         return [(role, record) for role, records in roles.items() for record in records]
 
 
@@ -100,7 +101,7 @@ def judge_pair(
     parts = _Parts()
     if lost is None:
         parts = _compare(store, renders, metrics, local)
-        failures = [text for role, record in labelled for text in _failures(store, role, record)]
+        failures = _failures(renders, parts.readings)
         verdict, reasons = decide(
             failures,
             parts.distances,
@@ -219,12 +220,14 @@ class _Parts:
         default_factory=dict[str, Any]
     )
     quality: list[str] = field(default_factory=list[str])
+    readings: dict[str, list[VideoReadings]] = field(default_factory=dict[str, list[VideoReadings]])
     evidence: list[Evidence] = field(default_factory=list[Evidence])
     divergence: Divergence | None = None
 
 
 def _compare(store: Store, renders: Renders, metrics: Metrics, local: Local | None) -> _Parts:
     reference, candidate = renders.reference, renders.candidate
+    seen = look(store, reference, renders.compared(), metrics)
     findings = exact_findings(store, reference[0], candidate[0], local)
     distances = _distances(store, reference, candidate)
     ensemble = {
@@ -244,17 +247,12 @@ def _compare(store: Store, renders: Renders, metrics: Metrics, local: Local | No
         findings=findings,
         distances=distances,
         floor=_distances(store, reference, renders.rerun) if renders.rerun else [],
-        scores=_scores(store, reference, candidate, metrics),
-        floor_scores=_scores(store, reference, renders.rerun, metrics) if renders.rerun else {},
+        scores=seen.scores["candidate"],
+        floor_scores=seen.scores.get("rerun", {}),
         ensemble=ensemble,
-        ensemble_scores={
-            name: _scores(store, reference, records, metrics)
-            for name, records in renders.members.items()
-        },
-        quality=quality_shift(
-            [read_video(_pixels(store, r)) for r in reference],
-            [read_video(_pixels(store, r)) for r in candidate],
-        ),
+        ensemble_scores={name: seen.scores[f"member {name}"] for name in renders.members},
+        quality=quality_shift(seen.readings["reference"], seen.readings["candidate"]),
+        readings=seen.readings,
         evidence=evidence,
         divergence=divergence,
     )
@@ -266,28 +264,17 @@ def _distances(
     return [compare_traces(store, x, y) for x, y in zip(a, b, strict=True)]
 
 
-def _pixels(store: Store, record: RenderRecord) -> NDArray[Any]:
-    path: Path = store.render_folder(record.key) / "frames.mkv"
-    return read_frames(path)
-
-
-def _scores(
-    store: Store, a: Sequence[RenderRecord], b: Sequence[RenderRecord], metrics: Metrics
-) -> dict[str, list[dict[str, Any]]]:
-    collected: dict[str, list[dict[str, Any]]] = {name: [] for name in metrics}
-    for left, right in zip(a, b, strict=True):
-        for name, result in score_pair(
-            _pixels(store, left), _pixels(store, right), metrics
-        ).items():
-            collected[name].append(to_jsonable(result))
-    return collected
-
-
-def _failures(store: Store, role: str, record: RenderRecord) -> list[str]:
-    found = [
-        f"{role}, seed {record.seed}: {text}"
-        for text in hard_failures(read_video(_pixels(store, record)))
+def _failures(renders: Renders, readings: Mapping[str, Sequence[VideoReadings]]) -> list[str]:
+    return [
+        text
+        for role, records in {"reference": renders.reference, **renders.compared()}.items()
+        for record, seen in zip(records, readings[role], strict=True)
+        for text in _failures_of(role, record, seen)
     ]
+
+
+def _failures_of(role: str, record: RenderRecord, seen: VideoReadings) -> list[str]:
+    found = [f"{role}, seed {record.seed}: {text}" for text in hard_failures(seen)]
     steps = [s for s in record.steps if not (s.velocity_finite and s.latents_finite)]
     if steps:
         found.insert(
