@@ -43,3 +43,27 @@ def test_without_such_a_stage_the_native_check_names_the_loop_and_the_frames() -
     ]
     assert [f.component for f in causes(evidence, [], {})] == ["loop", "frames"]
     assert obscured(evidence) == []
+
+
+def test_a_run_that_differs_from_its_own_stages_has_a_fault_around_them_too() -> None:
+    evidence = [
+        _differs("collapse", "decoder", "decoder"),
+        _differs("native", "frames", "frames"),
+        _differs("native", "itself.frames", "frames"),
+    ]
+    assert [f.component for f in causes(evidence, [], {})] == ["decoder", "frames"]
+    assert obscured(evidence) == []
+
+
+def test_only_the_solver_steps_stay_hidden_where_a_run_was_held_against_its_own_stages() -> None:
+    evidence = [
+        _differs("collapse", "decoder", "decoder"),
+        _differs("collapse", "solver", "solver"),
+        _differs("native", "frames", "frames"),
+        _differs("native", "solver", "solver"),
+        _differs("native", "itself.frames", "frames").model_copy(update={"outcome": "agrees"}),
+    ]
+    assert [f.component for f in causes(evidence, [], {})] == ["solver", "decoder"]
+    assert obscured(evidence) == [
+        "Whether the loop is at fault, too, shows only once the solver is mended."
+    ]
