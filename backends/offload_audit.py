@@ -10,6 +10,7 @@ look too early. The check is put inside those wrappers, on a module without one 
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -74,8 +75,10 @@ def audit_offload(
     watch = _Watch(expected)
     with ExitStack() as stack:
         for name, module in pipeline.modules().items():
-            if watch.wants(name):
-                stack.enter_context(_inside(module, watch.check(name)))
+            listed = _listed(name)
+            # A layer that PEFT wraps owns nothing itself; its `base_layer` does.
+            if watch.wants(listed) and not hasattr(module, "base_layer"):
+                stack.enter_context(_inside(module, watch.check(listed)))
         try:
             probe()
         except Exception as error:
@@ -84,6 +87,11 @@ def audit_offload(
             watch.result.error = f"{type(error).__name__}: {error}"
     watch.result.unused = tuple(sorted(set(expected.weights) - watch.result.checked))
     return watch.result
+
+
+def _listed(module: str) -> str:
+    """The module's name in an identity, which knows nothing of PEFT's wrappers and adapters."""
+    return re.sub(r"\.(lora_[AB])\.[^.]+$", r".\1", module.replace(".base_layer", ""))
 
 
 class _Watch:

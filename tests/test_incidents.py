@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,13 +10,13 @@ import pytest
 
 from harness import session
 from harness.audit.hazards import hazards
-from harness.cli import main
 from harness.compose import compose_tree
 from harness.config import RunConfig, build
 from harness.connect import in_process
 from harness.errors import EXIT_DIFFERENT
 from harness.folders import conf_folders
 from harness.frames import read_frames
+from harness.localize.bisection import bisect
 from harness.records import PairResult
 from harness.store import Store
 
@@ -88,15 +87,13 @@ def test_fp16_black(tmp_path: Path) -> None:
 
 def test_local_vs_space(tmp_path: Path) -> None:
     """Three settings differ; two carry the gap, their shares sum to it, offload has none."""
-    settings = ["bisect", "experiment=incident/local_vs_space", *_places(tmp_path)]
-    assert main(settings) == EXIT_DIFFERENT
-    path = tmp_path / "results" / "bisect" / "micro_5b_quick-local.json"
-    found = json.loads(path.read_text())
-    assert set(found["culprits"]) == {"case.sampler", "case.dynamic_guidance"}
-    shares = {row["key"]: row["share"] for row in found["rows"]}
-    assert sum(shares.values()) == pytest.approx(1.0)
+    config = _configuration("local_vs_space", tmp_path)
+    found = bisect(config, (), connect=in_process)
+    assert set(found.culprits) == {"case.sampler", "case.dynamic_guidance"}
+    shares = {row.key: row.share for row in found.rows}
+    assert sum(share or 0.0 for share in shares.values()) == pytest.approx(1.0)
     assert shares["options.placement"] == shares["backend"] == 0.0
-    assert found["neighbour_agrees"] and found["probes"] <= 40
+    assert found.neighbour_agrees and found.probes <= 40
 
 
 def test_sat_vs_diffusers_quality(tmp_path: Path) -> None:
@@ -113,7 +110,7 @@ def test_sat_vs_diffusers_quality(tmp_path: Path) -> None:
 
 def test_sat2hf_blur(tmp_path: Path) -> None:
     """A converted 5B is blurred: not its weights, but the VAE's factor, which is the 2B's."""
-    config = _configuration("sat2hf_blur", tmp_path)
+    config = _configuration("sat2hf_blur", tmp_path, "cases.micro_5b_quick.steps=4")
     (warning,) = hazards(config)
     assert warning.name == "vae.scaling_factor" and "candidates.converted" in warning.detail
     pairs = _run(config)
@@ -139,7 +136,8 @@ def test_sat2hf_blur(tmp_path: Path) -> None:
 
 def test_zero_lr_finetune_noise(tmp_path: Path) -> None:
     """Fine-tuned at learning rate 0, and noise: the learned positions are not those before."""
-    pairs = _run(_configuration("zero_lr_finetune_noise", tmp_path))
+    steps = "cases.micro_5b_i2v_quick.steps=4"
+    pairs = _run(_configuration("zero_lr_finetune_noise", tmp_path, steps))
     noise = pairs["finetuned"]
     assert noise.verdict in ("bug", "broken")
     assert _shift(noise.quality, "noisier") > 100

@@ -32,6 +32,18 @@ def test_every_placement_uses_the_weights_that_were_loaded(full: Full, placement
     assert found.uses > len(found.checked) / 2
 
 
+def test_a_lora_beside_offloaded_weights_is_seen_in_use_too() -> None:
+    pipeline = opened(placement="model_offload", lora="micro-5b-magenta")
+    expected = pipeline.identity()
+    try:
+        found = audit_offload(pipeline, expected, lambda: native(pipeline, CASE))
+    finally:
+        pipeline.close()
+    assert found.faults == []
+    assert {name for name in expected.weights if ".lora_" in name} <= found.checked
+    assert all(name.startswith("vae.encoder.") for name in found.unused)
+
+
 def _stale_model(pipeline: Any) -> None:
     pipeline.modules()[f"{BLOCK}.ff.net.2"].weight.data[0, 0] += 1
 
