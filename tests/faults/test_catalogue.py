@@ -144,7 +144,7 @@ NOT_MEASURED = frozenset(
      "unseen_state_guidance_kept", "unseen_offload_output_race", "unseen_offload_buffer_stale",
      "harmless_channels_last"}
 )  # fmt: skip
-"""Rows whose line is still due: `python tests/faults/liveness.py` makes it. Empty this, never add to it."""
+"""Rows whose line is still due: `python tests/faults/liveness.py` makes it. To be emptied."""
 
 
 def test_every_row_is_measured_in_its_first_setting() -> None:
