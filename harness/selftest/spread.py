@@ -17,11 +17,6 @@ from harness.selftest.setting import (
     LATER_BF16,
     LATER_IMAGE,
     LATER_IMAGE_BF16,
-    SAT_IMAGE,
-    SAT_LATER,
-    SAT_LATER_BF16,
-    SAT_LATER_IMAGE,
-    SAT_LATER_OWN,
     Setting,
 )
 
@@ -34,7 +29,7 @@ _FIRST: tuple[tuple[Setting, tuple[str, ...]], ...] = (
         "modulation_without_one", "activation_relu", "text_bf16", "schedule_leading",
         "guidance_from_conditional", "guidance_exponent", "solver_first_order",
         "noise_one_draw_shifted", "loop_latents_clamped", "decoder_unscaled", "decoder_bf16",
-        "state_weights_drift", "frames_gamma",
+        "state_weights_drift",
     )),
     (LATER_BF16, (
         "weights_value_bias_lost", "attention_scale_in_block_3", "rope_missing_in_block_3",
@@ -45,18 +40,18 @@ _FIRST: tuple[tuple[Setting, tuple[str, ...]], ...] = (
         "weights_blocks_exchanged", "attention_causal", "rope_theta", "gate_dropped",
         "block_skipped", "time_silu_missing", "text_cut", "schedule_linear_betas",
         "guidance_off_at_first_step", "solver_old_sample_stale", "loop_prompt_lost",
-        "decoder_first_latent_lost", "precision_feed_forward_int8", "state_solver_history_kept",
+        "decoder_first_latent_lost", "precision_feed_forward_int8",
     )),
     (IMAGE_BF16, (
         "weights_head_lost", "attention_token_dropped", "rope_key_unrotated",
         "text_unconditional_word", "schedule_shift_slightly_off", "guidance_timestep_late",
-        "noise_other_seed", "decoder_channel_bias", "frames_patch",
+        "noise_other_seed", "decoder_channel_bias",
     )),
     (LATER_IMAGE, (
         "weights_decoder_bias_lost", "attention_query_norm_missing", "rope_half_split",
         "rope_bf16_tables", "norm_epsilon", "text_padding_masked", "schedule_table_bf16",
         "solver_result_bf16", "noise_transposed", "loop_timestep_late", "decoder_norm_groups",
-        "precision_norms_bf16", "frames_blurred",
+        "precision_norms_bf16",
     )),
     (LATER_IMAGE_BF16, (
         "text_gate_dropped", "residual_scaled", "guidance_one_percent", "weights_row_lost",
@@ -64,14 +59,6 @@ _FIRST: tuple[tuple[Setting, tuple[str, ...]], ...] = (
     )),
     (_OFFLOAD, ("offload_stale_text_norm", "offload_projection_from_other_layer")),
     (_OFFLOAD_IMAGE, ("offload_half_copied",)),
-    (SAT_LATER, (
-        "sat_value_bias_lost", "sat_rope_half_split", "sat_unscaled", "sat_solver_first_order",
-        "frames_late",
-    )),
-    (SAT_LATER_BF16, ("sat_layers_exchanged",)),
-    (SAT_LATER_OWN, ("sat_text_scaled", "sat_schedule_beta_end")),
-    (SAT_IMAGE, ("sat_block_skipped", "sat_feed_forward_relu", "sat_loop_result_scaled")),
-    (SAT_LATER_IMAGE, ("sat_query_norm_of_other_block", "sat_decoder_bias_lost")),
 )  # fmt: skip
 
 

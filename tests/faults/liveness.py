@@ -189,7 +189,7 @@ def harmless() -> tuple[Fault, ...]:
     for row in healthy():
         if row.patch is not None:
             known = found.get(row.patch)
-            settings = (*(known.settings if known else ()), row.setting)
+            settings = (*(known.settings if known else ()), replace(row.setting, dtype="float32"))
             found[row.patch] = Fault(
                 row.patch, "harmless", row.summary, "loop", settings, row.plugin
             )
