@@ -3,6 +3,7 @@
 import os
 
 import pytest
+import torch
 from diffusers import CogVideoXPipeline
 
 from backends.micro import model_path
@@ -13,7 +14,7 @@ pytestmark = pytest.mark.parity(case=CASE, seeds=[0], settings=["match=native", 
 
 
 def pipeline() -> CogVideoXPipeline:
-    return CogVideoXPipeline.from_pretrained(model_path("micro-5b"))
+    return CogVideoXPipeline.from_pretrained(model_path("micro-5b"), dtype=torch.float32)
 
 
 def test_a_pipeline_of_our_own_is_equivalent(assert_equivalent):
