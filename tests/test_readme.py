@@ -155,6 +155,7 @@ def without_launcher(arguments: list[str]) -> list[str]:
     return [a for a in arguments if not a.startswith(("hydra/launcher", "hydra.launcher"))]
 
 
+@pytest.mark.timeout(1800)  # the whole procedure, on a machine that may be busy
 def test_the_package_of_the_extending_page_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
