@@ -1,7 +1,5 @@
 """The same gate on pipelines of Diffusers that the suite has made itself."""
 
-import os
-
 import pytest
 import torch
 from diffusers import CogVideoXPipeline
@@ -18,7 +16,4 @@ def pipeline() -> CogVideoXPipeline:
 
 
 def test_a_pipeline_of_our_own_is_equivalent(assert_equivalent):
-    ours = pipeline()
-    if os.environ.get("PORT_FAULT") == "norm":
-        ours.transformer.transformer_blocks[2].norm1.norm.eps = 1e-2
-    assert_equivalent(pipeline(), ours, names=("hub", "ours"))
+    assert_equivalent(pipeline(), pipeline(), names=("hub", "ours"))
