@@ -86,6 +86,15 @@ def sources_digest(package: str) -> str:
     return digest.hexdigest()[:16]
 
 
+@cache
+def _installed(path: tuple[str, ...]) -> dict[str, str]:
+    """The digest of every backend that another package on `path` brings; asked for at every job."""
+    return {
+        CODE + point.name: sources_digest(point.module.partition(".")[0])
+        for point in entry_points(group="parity.backends")
+    }
+
+
 def describe() -> dict[str, str]:
     """Versions and hardware that decide a render's bits, as a flat mapping of strings.
 
@@ -97,8 +106,7 @@ def describe() -> dict[str, str]:
             found[name] = version(distribution)
         except PackageNotFoundError:
             found[name] = "not installed"
-    for point in entry_points(group="parity.backends"):
-        found[CODE + point.name] = sources_digest(point.module.partition(".")[0])
+    found |= _installed(tuple(sys.path))
     found["cpu"] = _cpu_model()
     # A worker computes on one device: the first, or one that is like it (`harness.devices`).
     found["gpu"] = next((gpu.model for gpu in gpus()), "none")

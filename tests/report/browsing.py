@@ -31,6 +31,7 @@ def browser() -> Iterator[Browser]:
 def page(browser: Browser) -> Iterator[Page]:
     """A page whose test fails when the console shows an error or a request leaves the machine."""
     page = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme="light")
+    page.set_default_timeout(90_000)  # a machine may be busy with other things
     wrong: list[str] = []
     page.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)
     page.on("pageerror", lambda error: wrong.append(str(error)))
@@ -51,7 +52,7 @@ def opened(page: Page, file: Path, state: str = "") -> None:
 
 def until(page: Page, expression: str) -> None:
     """Wait for a condition; the page's policy forbids playwright to poll it inside the page."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 90
     while not page.evaluate(expression):
         assert time.monotonic() < deadline, f"never came true: {expression}"
         page.wait_for_timeout(20)

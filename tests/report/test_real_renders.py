@@ -17,7 +17,7 @@ from harness.connect import in_process
 from harness.frames import read_frames
 from harness.store import Store
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(1800)]
 BLOCK = "transformer.transformer_blocks.3.attn1"
 SETTINGS = [
     "case=[micro_5b_quick]", "cases.micro_5b_quick.steps=4", "reference.name=original",
