@@ -15,7 +15,7 @@ _REMEDIES: dict[Component, str] = {
     "image_encoder": "compare image preprocessing, VAE encoder, posterior draw and image scaling",
     "schedule": "compare the scheduler's settings: spacing, zero-SNR rescaling, SNR shift, betas",
     "noise": "compare how the initial latents are drawn, scaled and cast",
-    "transformer": "run `parity bisect` for the first block, and `parity audit` for the weights",
+    "transformer": "compare that module's code and settings, and its weights with `parity audit`",
     "guidance": "compare the guidance scale at each step, and how the two branches are combined",
     "solver": "compare the solver's class, order, prediction type, and its draws at each step",
     "decoder": "compare VAE scaling factor, tiling, caches and the decoder's weights",
