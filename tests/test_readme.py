@@ -38,6 +38,10 @@ ELSEWHERE = {
     "parity bisect experiment=incident/local_vs_space": "tests/test_incidents.py::test_local_vs_space",
     "parity doctor": "tests/harness/test_doctor.py::main([\"doctor\"]",
     "parity roundtrip MODEL --backend diffusers": "tests/roundtrip/test_driven.py::roundtrip",
+    "parity roundtrip micro-5b-i2v --backend diffusers": "tests/roundtrip/test_driven.py::roundtrip",
+    "parity roundtrip --before ORIGINAL --after FINETUNED": "tests/roundtrip/test_pairs.py::before",
+    "parity roundtrip micro-5b --backend diffusers --mode lora --no-lora-metadata":
+        "tests/roundtrip/test_driven.py::metadata",
     "parity export --mlflow http://mlflow.example:5000 --experiment cogvideox":
         "tests/report/test_tracking.py::--mlflow",
     "pytest --parity-accept": "tests/harness/test_pytest_plugin.py::--parity-accept",
@@ -53,7 +57,9 @@ def commands() -> list[str]:
     pages = [page for page in PAGES if page != EXTENDING]
     lines = [line for page in pages for block in blocks(page, "") for line in block.splitlines()]
     shown = [re.split(r"\s+# ", line)[0] for line in lines]
-    return list(dict.fromkeys(line for line in shown if re.match(r"(parity|pytest|make)\b", line)))
+    return list(
+        dict.fromkeys(line for line in shown if re.match(r"(parity|pytest|make)(\s|$)", line))
+    )
 
 
 def blocks(page: Path, kind: str) -> Iterator[str]:

@@ -53,6 +53,12 @@ def run(args: argparse.Namespace) -> int:
             refused += 1
             print(f"not accepted: {pair.case}, {pair.candidate}: the verdict is {pair.verdict}")
             continue
+        if not pair.renders:
+            refused += 1
+            print(
+                f"not accepted: {pair.case}, {pair.candidate}: nothing was rendered (`parity probe`)"
+            )
+            continue
         keys = pair.renders["candidate"].values()
         renders = [record for key in keys if (record := store.find(key)) is not None]
         golden = read_golden(
