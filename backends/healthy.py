@@ -2,12 +2,13 @@
 
 Each is a context in which the same pipeline computes the same mathematics with other roundings:
 
-    plain        as it is
-    math         torch's reference attention kernel
-    threads:N    N threads, hence another order of summation
-    split        the guidance branches one after the other instead of as one batch
-    norm_eps:X   the transformer's last norm with epsilon X, as another stack has it on purpose
-    jitter:N     rounding noise number N on every leaf module's output
+    plain          as it is
+    math           torch's reference attention kernel
+    threads:N      N threads, hence another order of summation
+    split          the guidance branches one after the other instead of as one batch
+    channels_last  videos in the other memory format, for which torch has other kernels
+    norm_eps:X     the transformer's last norm with epsilon X, as another stack has it on purpose
+    jitter:N       rounding noise number N on every leaf module's output
 
 The jitter stands for the roundings that another kernel, library or machine would make. A result that
 was rounded already cannot be dithered before its cast, so a representable y becomes y + s ulp(y) with
@@ -16,7 +17,7 @@ s = -1, 0, +1 and P(s != 0) = 1/12: the variance of one more rounding error, U(-
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 from unittest.mock import patch
@@ -54,6 +55,9 @@ def healthy(pipeline: Pipeline, member: str) -> Generator[None]:
     elif kind == "split":
         with _split(pipeline.modules()["transformer"]):
             yield
+    elif kind == "channels_last":
+        with _channels_last(pipeline):
+            yield
     elif kind == "norm_eps":
         with patch.object(pipeline.modules()[LAST_NORM], "eps", float(number)):
             yield
@@ -62,8 +66,8 @@ def healthy(pipeline: Pipeline, member: str) -> Generator[None]:
             yield
     else:
         raise InvalidRequest(
-            f"unknown healthy member {member!r}; known: plain, math, threads:N, split, norm_eps:X,"
-            " jitter:N"
+            f"unknown healthy member {member!r}; known: plain, math, threads:N, split,"
+            " channels_last, norm_eps:X, jitter:N"
         )
 
 
@@ -94,6 +98,26 @@ def _split(transformer: nn.Module) -> Generator[None]:
 
 
 @contextmanager
+def _channels_last(pipeline: Pipeline) -> Generator[None]:
+    """The VAE's leaf modules are given their videos in the channels-last format: its group norms'
+    kernel sums in another order, and was seen to err a hundred times more in float32."""
+
+    def hook(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(
+            value.contiguous(memory_format=torch.channels_last_3d)
+            if isinstance(value, Tensor) and value.ndim == 5
+            else value
+            for value in args
+        )
+
+    with ExitStack() as stack:
+        for module in _leaves(pipeline, ("vae",)):
+            handle = cast(Any, module.register_forward_pre_hook(hook))
+            stack.callback(handle.remove)
+        yield
+
+
+@contextmanager
 def _jitter(pipeline: Pipeline, number: int) -> Generator[None]:
     generators: dict[torch.device, torch.Generator] = {}
 
@@ -105,14 +129,17 @@ def _jitter(pipeline: Pipeline, number: int) -> Generator[None]:
             generators[output.device] = fresh.manual_seed(number)
         return dithered(output, generators[output.device])
 
-    modules = pipeline.modules()
-    roots = [modules[name] for name in COMPONENTS if name in modules]
-    leaves = {m for root in roots for m in root.modules() if not list(m.children())}
     with ExitStack() as stack:
-        for module in leaves:
+        for module in _leaves(pipeline, COMPONENTS):
             handle = cast(Any, module.register_forward_hook(hook))
             stack.callback(handle.remove)
         yield
+
+
+def _leaves(pipeline: Pipeline, components: Sequence[str]) -> set[nn.Module]:
+    modules = pipeline.modules()
+    roots = [modules[name] for name in components if name in modules]
+    return {m for root in roots for m in root.modules() if not list(m.children())}
 
 
 def dithered(y: Tensor, generator: torch.Generator) -> Tensor:

@@ -18,6 +18,7 @@ from harness.errors import WorkerError
 from harness.judge.blocks import Place, first_non_finite, locate
 from harness.judge.distances import same_result
 from harness.judge.jumps import judge_jumps
+from harness.judge.known import known_difference
 from harness.judge.local import judge_local
 from harness.judge.native import healthy_velocity, judge_itself, judge_native, judge_walk
 from harness.local_probe import (
@@ -51,9 +52,6 @@ to change what it computes."""
 
 ROLES = ("reference", "candidate")
 
-KNOWN_EPSILONS = frozenset({1e-5, 1e-6})
-"""Of the last norm, in Diffusers and in SAT; any other value is nobody's policy."""
-
 
 @dataclass(frozen=True)
 class Local:
@@ -77,8 +75,8 @@ class Local:
 def equalising(reference: PipelineRecord, candidate: PipelineRecord) -> str | None:
     """The healthy member that gives the reference the candidate's epsilon of the last norm, if any."""
     mine, other = reference.policies["layer_norm_eps"], candidate.policies["layer_norm_eps"]
-    if mine == other or not {mine, other} <= KNOWN_EPSILONS:
-        return None
+    if mine == other or known_difference("layer_norm_eps", mine, other) is None:
+        return None  # any other value is nobody's policy
     return f"norm_eps:{other}"
 
 
@@ -116,16 +114,19 @@ def compare_locally(
                 data, evidence = _look(prober, case, reference, equal, settings, member)
                 declared += [_finding(key, reference, candidate) for key in keys]
                 probed = equal
-        judged = prober.fresh_calls
-        places = _places(prober, data, (reference, candidate), evidence)
-        places |= _overflow(prober, data, candidate)
-        locating = prober.fresh_calls - judged
-        evidence += _links(prober, store, case, (reference, candidate), renders, data, member,
-                           bool(declared))  # fmt: skip
     except (RemoteError, WorkerError) as error:
         return Local([*walks, _unscored(error)], [], None, prober.fresh_calls - before)
+    # From here on a question that cannot be answered leaves what was already found as it is.
+    sides = (reference, candidate)
+    judged = prober.fresh_calls
+    places = _places(prober, data, sides, evidence) | _overflow(prober, data, candidate)
+    locating = prober.fresh_calls - judged
+    try:
+        links = _links(prober, store, case, sides, renders, data, member, bool(declared))
+    except (RemoteError, WorkerError) as error:
+        links = [_unscored(error)]
     return Local(
-        [*walks, *evidence],
+        [*walks, *evidence, *links],
         declared,
         data,
         prober.fresh_calls - before,
@@ -190,7 +191,7 @@ def _places(
         step = data.steps[0] if item.step is None else item.step
         try:
             a, b = scan_pair(prober, data, sides, _ROOTS[component], step)
-        except RemoteError:
+        except (RemoteError, WorkerError):
             continue  # the difference stands; only its place is unknown
         place = locate(a, b, OTHER_MEMBERS, item.step)
         if place is not None:
@@ -206,7 +207,10 @@ def _overflow(prober: Prober, data: LocalData, candidate: Target) -> dict[Compon
     for step in data.steps:
         if np.isfinite(tensors[f"s{seed}.{step}.branches"]).all():
             continue
-        scan = scan_as_run(prober, data, candidate, _ROOTS["transformer"], step)
+        try:
+            scan = scan_as_run(prober, data, candidate, _ROOTS["transformer"], step)
+        except (RemoteError, WorkerError):
+            return {}
         place = first_non_finite(scan, step)
         return {} if place is None else {"transformer": place}
     return {}

@@ -31,7 +31,7 @@ FULL_PRECISION: Mapping[str, Any] = {
 """The options that decide a pipeline's precision, where it has them, at their most exact."""
 
 TRANSFORMER_MEMBERS = ("math", "split", "jitter:1", "jitter:2", "jitter:3")
-OTHER_MEMBERS = ("jitter:1", "jitter:2", "jitter:3", "jitter:4")
+OTHER_MEMBERS = ("channels_last", "jitter:1", "jitter:2", "jitter:3", "jitter:4")
 """Of text encoder and decoder, which the attention kernel and the guidance batch do not touch."""
 
 REDUCED_CROP = 2

@@ -10,9 +10,10 @@ from backends.base import Case
 from harness.judge.causes import causes, obscured, summarise
 from harness.judge.decide import decide, equal_bits, missing
 from harness.judge.distances import compare_traces
+from harness.judge.equivalence import equivalence
 from harness.judge.exact import compare_noise, compare_own_inputs, compare_pipelines
 from harness.judge.free import Divergence, diverge, free_evidence, seed_distances_between
-from harness.judge.known import acts
+from harness.judge.known import acts, known_difference
 from harness.judge.look import look
 from harness.judge.quality import quality_shift
 from harness.metrics.readings import VideoReadings, hard_failures
@@ -65,13 +66,18 @@ def exact_findings(
     a, b = store.pipeline(reference.pipeline_key), store.pipeline(candidate.pipeline_key)
     if local is not None and local.data is not None:
         a, b = local.data.reference.full.pipeline, local.data.candidate.full.pipeline
-    different = {name for name in a.policies if a.policies[name] != b.policies.get(name)}
+    known = {
+        policy: row
+        for policy, value in a.policies.items()
+        if (row := known_difference(policy, value, b.policies.get(policy))) is not None
+        and value != b.policies.get(policy)
+    }
     named = local.declared if local is not None else []
     told = {finding.name for finding in named}
     found = [
         *named,
         *(finding for finding in compare_pipelines(a, b) if finding.name not in told),
-        *compare_own_inputs(store, reference, candidate, candidate.share, different),
+        *compare_own_inputs(store, reference, candidate, candidate.share, known),
         *compare_noise(reference, candidate),
     ]
     shares = local.shares if local is not None else {}
@@ -243,6 +249,8 @@ def _compare(store: Store, renders: Renders, metrics: Metrics, local: Local | No
         if local is not None and renders.members:
             apart = any(acts(finding) for finding in findings)
             evidence += free_evidence(divergence, same_inputs=not apart)
+            if not apart:
+                evidence.append(equivalence(seen.readings["reference"], seen.readings["candidate"]))
     return _Parts(
         findings=findings,
         distances=distances,

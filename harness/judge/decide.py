@@ -22,6 +22,9 @@ from harness.judge.known import acts
 from harness.judge.limits import FEWEST_MEMBERS
 from harness.records import Evidence, Finding, RenderRecord, SeedDistances, VerdictName
 
+WIDEST_CHI = 0.5
+"""Healthy distance over the distance between seeds, above which single videos are not compared."""
+
 
 def missing(renders: Sequence[tuple[str, RenderRecord]]) -> tuple[VerdictName, list[str]] | None:
     """The verdict of a pair some of whose renders are not there; (role, record) for each of them."""
@@ -85,17 +88,30 @@ def decide(
     if divergence.in_band:
         return "rounding", [_worst(distances), local, "Healthy members lie as far away."]
     if divergence.in_budget:
-        return "chaotic", [
-            _worst(distances),
-            local,
-            "That is more than healthy members show, and within what sampling makes of an error of"
-            " this size.",
-        ]
+        return _amplified(divergence, [_worst(distances), local])
     return "inconclusive", [
         _worst(distances),
         local,
         "The divergence exceeds its error budget; more seeds would decide.",
     ]
+
+
+def _amplified(divergence: Divergence, reasons: list[str]) -> tuple[VerdictName, list[str]]:
+    """Beyond the band, within the error budget: chaos, unless no two videos could be told apart."""
+    if divergence.chi is None:
+        told = "One seed does not say how far apart the videos of two seeds lie."
+        return "inconclusive", [*reasons, told]
+    if divergence.chi > WIDEST_CHI:
+        told = (
+            f"Healthy members lie {divergence.chi:.2g} times as far apart as two seeds do: with so much"
+            " chaos single videos say nothing. Compare fewer steps, or the probes alone."
+        )
+        return "inconclusive", [*reasons, told]
+    told = (
+        "That is more than healthy members show, and within what sampling makes of an error of this"
+        " size."
+    )
+    return "chaotic", [*reasons, told]
 
 
 def _policy(finding: Finding) -> str:

@@ -20,6 +20,10 @@ TOLERATED = 2.0
 
 STAKES = (0.3, 0.6, 0.9)
 
+CLIP = 1.25
+"""Paired differences are clipped at this multiple of the margin: the nearer to 1, the fewer seeds prove
+it, and the more a rare large difference is cut."""
+
 
 def rank_evidence(candidate: Sequence[float], healthy: Sequence[Sequence[float]]) -> float:
     """E-value of "the candidate's distance exceeds the tolerated factor times what healthy ones do".
@@ -56,44 +60,65 @@ def seeds_to_decide(members: int, alpha: float = ALPHA) -> int:
     return seeds
 
 
-def equivalence_evidence(differences: Sequence[float], margin: float, clip: float) -> float:
+def equivalence_evidence(differences: Sequence[float], margin: float) -> float:
     """E-value of "the mean paired difference lies within +-margin" (its smaller side).
 
-    Differences are clipped to +-clip, which needs clip > margin. K- = prod(1 + l_s (D_s + margin)) is a
-    wealth against "mean <= -margin", K+ its mirror; the bets l_s are predictable, from the seeds
-    before (Waudby-Smith and Ramdas 2023), kept in [0, 1 / (2 (clip + margin))] so that wealth stays
-    positive. Both must grow: no split of alpha (intersection-union).
+    Differences are clipped to +-`CLIP` times the margin, so it is the clipped mean that is bounded.
+    K- = prod(1 + l_s (D_s + margin)) is a wealth against "mean <= -margin", K+ its mirror; the bets
+    l_s are predictable, from the seeds before (Waudby-Smith and Ramdas 2023), and kept where a factor
+    is at least 1/2. Both must grow: no split of alpha (intersection-union).
     """
-    if not 0 < margin < clip:
-        raise ValueError(f"margin {margin}: expected between 0 and the clip {clip}")
-    values = np.clip(np.asarray(differences, dtype=np.float64), -clip, clip)
-    return min(_wealth(values + margin, clip + margin), _wealth(margin - values, clip + margin))
+    if not margin > 0:
+        raise ValueError(f"margin {margin}: expected more than 0")
+    values = np.asarray(differences, dtype=np.float64) / margin
+    values = np.where(np.isfinite(values), np.clip(values, -CLIP, CLIP), CLIP)
+    return min(_wealth(values + 1), _wealth(1 - values))
 
 
-def _wealth(gains: np.ndarray[tuple[int], np.dtype[np.float64]], bound: float) -> float:
-    """prod(1 + l_s g_s) with l_s = mean / (variance + mean^2) of the gains before s, truncated."""
-    wealth, total, squares = 1.0, 0.0, 0.0
-    for count, gain in enumerate(gains):
-        mean = (total + bound / 4) / (count + 1)
-        second = (squares + bound**2 / 4) / (count + 1)
-        bet = min(max(mean / max(second, 1e-12), 0.0), 1 / (2 * bound))
-        wealth *= 1 + bet * float(gain)
-        total, squares = total + float(gain), squares + float(gain) ** 2
+def _wealth(gains: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float:
+    """prod(1 + l_s g_s), l_s = mean / second moment of the gains before s, in units of the margin.
+
+    Two seeds at equal values count before the first one, so that no bet rests on nothing.
+    """
+    most = 1 / (2 * (CLIP - 1))
+    wealth, total, squares = 1.0, 2.0, 2.0
+    for gain in gains.tolist():
+        wealth *= 1 + min(max(total / squares, 0.0), most) * gain
+        total, squares = total + gain, squares + gain**2
     return wealth
 
 
-def smallest_margin(differences: Sequence[float], clip: float, alpha: float = ALPHA) -> float:
-    """The smallest margin that these differences prove, or infinity; found to 1 %."""
-    low, high = 0.0, clip * 0.999
-    if equivalence_evidence(differences, high, clip) < 1 / alpha:
+def smallest_margin(differences: Sequence[float], alpha: float = ALPHA) -> float:
+    """The smallest margin that these differences prove, to 1 %; infinity where none is.
+
+    Every margin has a test of its own whose error is bounded, so this one may be read off afterwards.
+    """
+    finite = all(math.isfinite(value) for value in differences)
+    if not finite or len(differences) < seeds_to_prove(alpha):
         return math.inf
+    high = max(1e-12, *(abs(value) for value in differences))
+    low = 1e-6 * high
+    while equivalence_evidence(differences, high) < 1 / alpha:
+        low, high = high, 2 * high
     while high - low > 0.01 * high:
         middle = (low + high) / 2
-        if middle > 0 and equivalence_evidence(differences, middle, clip) >= 1 / alpha:
+        if equivalence_evidence(differences, middle) >= 1 / alpha:
             high = middle
         else:
             low = middle
     return high
+
+
+def seeds_to_prove(alpha: float = ALPHA) -> int:
+    """How many seeds prove a margin where no difference is seen at all.
+
+    >>> seeds_to_prove()
+    8
+    """
+    seeds = 1
+    while equivalence_evidence([0.0] * seeds, 1.0) < 1 / alpha:
+        seeds += 1
+    return seeds
 
 
 def bimodal(values: Sequence[float]) -> bool:

@@ -8,12 +8,12 @@ so its own value on the candidate's side does not enter the renders and is not a
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from harness.judge.known import by_policy
+from harness.judge.known import KnownDifference, equalised_by_match, known_difference
 from harness.records import Component, Finding, PipelineRecord, RenderRecord
 from harness.store import Store
 
@@ -39,8 +39,8 @@ def compare_pipelines(reference: PipelineRecord, candidate: PipelineRecord) -> l
                 _finding("config", name, f"{name} is {b!r}; the reference has {a!r}", a, b)
             )
     for policy in sorted(reference.policies.keys() & candidate.policies.keys()):
-        known, a, b = by_policy(policy), reference.policies[policy], candidate.policies[policy]
-        if a != b and (known is None or known.factor is None):
+        a, b = reference.policies[policy], candidate.policies[policy]
+        if a != b and not equalised_by_match(policy):
             found.append(_policy(policy, a, b))
     return found
 
@@ -97,11 +97,12 @@ def compare_own_inputs(
     reference: RenderRecord,
     candidate: RenderRecord,
     share: list[str],
-    policies: Collection[str],
+    known_by_policy: Mapping[str, KnownDifference],
 ) -> list[Finding]:
     """Text embeddings, schedule and latent dtype that each side makes itself, where not shared.
 
-    Only a difference in one of `policies`, which the two declare differently, is a known one.
+    `known_by_policy` are the registered differences between what the two declare; no other difference
+    is a known one.
     """
     a, b = _own_inputs(store, reference), _own_inputs(store, candidate)
     found: list[Finding] = []
@@ -109,7 +110,7 @@ def compare_own_inputs(
         x, y = a[tensor], b[tensor]
         if factor in share or (x.shape == y.shape and np.array_equal(x, y)):
             continue
-        known = by_policy(factor) if factor in policies else None
+        known = known_by_policy.get(factor)
         gap = "in shape" if x.shape != y.shape else f"by {_relative_l2(x, y):.3g} (relative L2)"
         says = f"; {known.says}" if known else ""
         detail = f"the {factor} embedding of {tuple(y.shape)} differs {gap}{says}"
@@ -125,7 +126,7 @@ def compare_own_inputs(
             )
         )
     if "schedule" not in share:
-        found += _schedule(a["schedule"], b["schedule"], "schedule" in policies)
+        found += _schedule(a["schedule"], b["schedule"], known_by_policy.get("schedule"))
     if "latent_dtype" not in share and a["latent_dtype"] != b["latent_dtype"]:
         found.append(_policy("latent_dtype", a["latent_dtype"], b["latent_dtype"]))
     if "image" not in share and a.get("image_scale") != b.get("image_scale"):
@@ -134,7 +135,7 @@ def compare_own_inputs(
 
 
 def _schedule(
-    a: dict[str, list[float]], b: dict[str, list[float]], by_design: bool
+    a: dict[str, list[float]], b: dict[str, list[float]], known: KnownDifference | None
 ) -> list[Finding]:
     if a == b:
         return []
@@ -147,7 +148,6 @@ def _schedule(
     signal = root_a > 0
     gap = np.abs(root_b - root_a)[signal] / root_a[signal]
     worst = float(gap.max()) if gap.size else 0.0
-    known = by_policy("schedule") if by_design else None
     detail = (
         f"{moved} of {len(t_a)} timesteps differ, sqrt(alpha_bar) by up to {worst:.3%}"
         + (f"; {known.says}" if known else "")
@@ -189,7 +189,7 @@ def _relative_l2(a: Any, b: Any) -> float:
 
 
 def _policy(policy: str, a: Any, b: Any) -> Finding:
-    known = by_policy(policy)
+    known = known_difference(policy, a, b)
     detail = f"{policy} is {b!r}; the reference has {a!r}" + (f"; {known.says}" if known else "")
     return Finding(
         kind="policy", name=policy, detail=detail, reference=a, candidate=b,

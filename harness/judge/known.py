@@ -1,26 +1,49 @@
 """Deliberate differences between the two code bases: named in every verdict, never hidden.
 
 A row says which policy differs, what each side does, where that can be read, and which match factor
-equalises it (None: nothing does, and in exact arithmetic nothing needs to).
+equalises it (None: nothing does, and in exact arithmetic nothing needs to). Only the values that the
+two code bases really have are known: the same policy with any other value is a finding like all others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from harness.records import Finding
 
 
 @dataclass(frozen=True)
 class KnownDifference:
-    """One registered deliberate difference; `policy` is a field of `backends.base.Policies`."""
+    """One registered deliberate difference; `policy` is a field of `backends.base.Policies`.
+
+    `between` says whether two values of it are those that the two code bases have, in either order.
+    """
 
     id: str
     policy: str
     says: str
     source: str
     factor: str | None
+    between: Callable[[Any, Any], bool]
+
+
+def _either(*values: Any) -> Callable[[Any, Any], bool]:
+    return lambda a, b: a in values and b in values
+
+
+def _schedules(a: Any, b: Any) -> bool:
+    return sorted(str(side).split(" ")[0] for side in (a, b)) == ["pick", "rescale"]
+
+
+def _one_is_float32(a: Any, b: Any) -> bool:
+    return "float32" in (a, b)
+
+
+def _left_or_divided(a: Any, b: Any) -> bool:
+    """The 1.5 models' latents as the VAE gives them, or divided by its factor, which is below 1."""
+    return 1.0 in (a, b) and all(isinstance(side, float) and side >= 1.0 for side in (a, b))
 
 
 KNOWN: tuple[KnownDifference, ...] = (
@@ -34,6 +57,7 @@ KNOWN: tuple[KnownDifference, ...] = (
         " possibly_quantize_sigma;"
         " diffusers scheduling_dpm_cogvideox.py rescale_zero_terminal_snr",
         factor="schedule",
+        between=_schedules,
     ),
     KnownDifference(
         id="unconditional_branch",
@@ -42,6 +66,7 @@ KNOWN: tuple[KnownDifference, ...] = (
         source="CogVideo sat/sample_video.py force_uc_zero_embeddings;"
         " diffusers pipeline_cogvideox.py encode_prompt",
         factor="unconditional",
+        between=_either("zeros", "text encoder of the negative prompt"),
     ),
     KnownDifference(
         id="sampler_state_dtype",
@@ -51,6 +76,7 @@ KNOWN: tuple[KnownDifference, ...] = (
         source="CogVideo sat/sgm/modules/diffusionmodules/sampling.py;"
         " diffusers pipeline_cogvideox.py latents.to(prompt_embeds.dtype)",
         factor="latent_dtype",
+        between=_one_is_float32,
     ),
     KnownDifference(
         id="image_scale",
@@ -60,6 +86,7 @@ KNOWN: tuple[KnownDifference, ...] = (
         source="CogVideo sat/sample_video.py image / model.scale_factor;"
         " diffusers pipeline_cogvideox_image2video.py prepare_latents, invert_scale_latents",
         factor="image",
+        between=_left_or_divided,
     ),
     KnownDifference(
         id="guidance_target",
@@ -69,6 +96,7 @@ KNOWN: tuple[KnownDifference, ...] = (
         source="CogVideo sat/sgm/modules/diffusionmodules/guiders.py;"
         " diffusers pipeline_cogvideox.py __call__",
         factor=None,
+        between=_either("clean sample", "velocity"),
     ),
     KnownDifference(
         id="layer_norm_eps",
@@ -78,6 +106,7 @@ KNOWN: tuple[KnownDifference, ...] = (
         source="CogVideo sat/dit_video_concat.py FinalLayerMixin; SwissArmyTransformer"
         " sat/transformer_defaults; diffusers cogvideox_transformer_3d.py norm_out",
         factor=None,
+        between=_either(1e-5, 1e-6),
     ),
     KnownDifference(
         id="uint8_export",
@@ -87,13 +116,19 @@ KNOWN: tuple[KnownDifference, ...] = (
         source="CogVideo sat/sample_video.py save_video_as_grid_and_mp4;"
         " diffusers image_processor.py numpy_to_pil",
         factor=None,
+        between=_either("truncate", "round"),
     ),
 )
 
 
-def by_policy(policy: str) -> KnownDifference | None:
-    """The registered difference in `policy`, if there is one."""
-    return next((row for row in KNOWN if row.policy == policy), None)
+def known_difference(policy: str, a: Any, b: Any) -> KnownDifference | None:
+    """The registered difference of `policy` between values `a` and `b`, if there is one."""
+    return next((row for row in KNOWN if row.policy == policy and row.between(a, b)), None)
+
+
+def equalised_by_match(policy: str) -> bool:
+    """Whether a match factor decides `policy`, so that its own values matter only where not shared."""
+    return any(row.policy == policy and row.factor is not None for row in KNOWN)
 
 
 def acts(finding: Finding) -> bool:

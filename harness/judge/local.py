@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from backends.base import ScheduleTable
 from harness.judge import schedules
 from harness.judge.draws import foreign_draw
+from harness.judge.known import known_difference
 from harness.judge.limits import UNIT_ROUNDOFF, Limit, limit, relative
 from harness.local_probe import OTHER_MEMBERS, TRANSFORMER_MEMBERS, LocalData
 from harness.prober import Answers
@@ -88,15 +89,19 @@ def _unconditional(a: Answers, b: Answers, healthy: list[float]) -> Evidence:
 
 
 def _image(data: LocalData) -> Iterator[Evidence]:
-    """The conditioning image's latents, each in units of the scale that its stack declares."""
+    """The conditioning image's latents; where the two stacks' scales differ as they are known to, each
+    in units of its own."""
     a, b = data.reference.full, data.candidate.full
     if "own.image" not in a.tensors and "own.image" not in b.tensors:
         return
-    scales = [float(side.pipeline.policies.get("image_scale") or 1.0) for side in (a, b)]
+    scales = [side.pipeline.policies.get("image_scale") for side in (a, b)]
+    one_stack = len({side.pipeline.policies["guidance_target"] for side in (a, b)}) == 1
+    if one_stack or known_difference("image_scale", *scales) is None:
+        scales = [1.0, 1.0]
     mine, other = a.tensors.get("own.image"), b.tensors.get("own.image")
     value = math.inf
     if mine is not None and other is not None:
-        value = relative(mine / scales[0], other / scales[1])
+        value = relative(mine / float(scales[0] or 1.0), other / float(scales[1] or 1.0))
     healthy = [
         relative(a.tensors["plain.own.image"], a.tensors[f"{member}.own.image"])
         for member in OTHER_MEMBERS

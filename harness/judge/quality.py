@@ -19,6 +19,9 @@ _WORDS = (
     ("motion_energy", "more motion", "less motion"),
 )
 
+READINGS = tuple(name for name, _, _ in _WORDS)
+"""The readings that a person would notice a shift of."""
+
 
 def quality_shift(
     reference: Sequence[VideoReadings], candidate: Sequence[VideoReadings]

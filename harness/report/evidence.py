@@ -25,6 +25,7 @@ _CHECKS = {
     "beyond": "other prompts, and state left behind",
     "latents": "final latents",
     "rank": "rank e-value",
+    "equivalence": "shift that the seeds rule out",
     "initial": "initial latents",
     "walk": "steps that were made",
     "jump": "a step between the probed ones",

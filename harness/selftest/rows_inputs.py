@@ -3,7 +3,7 @@ guidance, solver, and the loop around them."""
 
 from __future__ import annotations
 
-from harness.records import Component
+from harness.records import Component, VerdictName
 from harness.selftest.catalogue import Fault
 from harness.selftest.setting import FIVE, FIVE_BF16, TWO, TWO_BF16, Setting
 
@@ -18,12 +18,13 @@ def _rows(
     component: Component,
     rows: tuple[tuple[str, str, tuple[Setting, ...], str | None, str | None], ...],
     also: tuple[Component, ...] = (),
+    expected: tuple[VerdictName, ...] = ("bug",),
 ) -> tuple[Fault, ...]:
     """Rows (id, summary, settings, wrong config key, field)."""
     return tuple(
         Fault(
             name, component, summary, component, settings, f"backends.faults.{file}",
-            also=also, config_key=key, field=field,
+            also=also, config_key=key, field=field, expected=expected,
         )
         for name, summary, settings, key, field in rows
     )  # fmt: skip
@@ -91,6 +92,8 @@ _CALLED = (
     *_rows("schedule", "solver", (
         ("schedule_epsilon", "velocity taken for noise", (FIVE,), "scheduler.prediction_type",
          "C06"),
+    ), also=("schedule",), expected=("broken",)),  # noise at zero SNR has no clean sample: 0 / 0
+    *_rows("schedule", "solver", (
         ("schedule_sample", "velocity taken for the clean sample", _ANY,
          "scheduler.prediction_type", None),
     ), also=("schedule",)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from harness.records import Component, VerdictName
@@ -96,7 +97,11 @@ def _precision(
 
 _PRECISION = (
     _precision("block_bf16", "block 3 in bfloat16", "transformer", _ANY, f"{_BLOCKS}.3"),
-    _precision("block_half", "block 2 in float16", "transformer", _BACK, f"{_BLOCKS}.2"),
+    # The micro-5b's activations exceed float16 there, as the real one's do: no video comes out.
+    replace(
+        _precision("block_half", "block 2 in float16", "transformer", _BACK, f"{_BLOCKS}.2"),
+        expected=("broken",),
+    ),
     _precision("residual_bf16", "residual stream in bfloat16", "transformer", _ANY, f"{_BLOCKS}.0"),
     _precision("norms_bf16", "layer norms in bfloat16", "transformer", _BACK, f"{_BLOCKS}.0.norm1"),
     _precision("time_bf16", "timestep embedding in bfloat16", "transformer", _ANY,

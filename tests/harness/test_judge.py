@@ -61,8 +61,10 @@ def _decide(
     )  # fmt: skip
 
 
-def _near(members: int, value: float = 1.5, local: float = 1.0) -> Divergence:
-    return Divergence([value], [[1.0] * members], local, None)
+def _near(
+    members: int, value: float = 1.5, local: float = 1.0, chi: float | None = 0.1
+) -> Divergence:
+    return Divergence([value], [[1.0] * members], local, chi)
 
 
 def test_equal_bits_are_bit_exact() -> None:
@@ -113,6 +115,12 @@ def test_outside_the_band_the_error_budget_decides() -> None:
     assert _decide([_distance(8.0, False)], [_evidence()], divergence=far)[0] == "inconclusive"
     amplified = _near(4, value=8.0, local=4.0)
     assert _decide([_distance(8.0, False)], [_evidence()], divergence=amplified)[0] == "chaotic"
+
+
+@pytest.mark.parametrize("chi", [None, 0.6])
+def test_chaos_is_no_pass_where_seeds_cannot_be_told_apart(chi: float | None) -> None:
+    wild = _near(4, value=8.0, local=4.0, chi=chi)
+    assert _decide([_distance(8.0, False)], [_evidence()], divergence=wild)[0] == "inconclusive"
 
 
 def test_one_check_that_differs_is_a_bug_whatever_the_videos_say() -> None:
