@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from backends.base import ScheduleTable
 from backends.noise import draw_slot, standard_normal
 from backends.sketch import sketch_array
-from harness.judge.solver import replay
+from harness.judge.solver import noise_coefficient
 
 MISSING, SIZE = 0.2, 0.25
 """How near to the whole the missing part, and the size of its replacement, must be; a sketch of 512
@@ -33,7 +33,7 @@ def foreign_draw(
     another draw than the tape's of `seed`. `shape` is that of the latents."""
     second = step > 0 and table.alpha_bar_next[step] < 1
     drawn = standard_normal(seed, draw_slot("step", step, 1 if second else 0), shape)
-    due = spread(table, step) * sketch_array(drawn).astype(np.float64)
+    due = noise_coefficient(table, step) * sketch_array(drawn).astype(np.float64)
     size = float(np.linalg.norm(due))
     if size == 0:
         return False
@@ -41,9 +41,3 @@ def foreign_draw(
     missing = -float(gap @ due) / size**2
     instead = float(np.linalg.norm(gap + due)) / size
     return abs(missing - 1) <= MISSING and abs(instead - 1) <= SIZE
-
-
-def spread(table: ScheduleTable, step: int) -> float:
-    """The factor of the draw in DPM's step `step`: what that makes of a draw of 1 and nothing else."""
-    nothing = np.zeros((step + 1, 1), dtype=np.float32)
-    return float(replay(table, "dpm", nothing, nothing, lambda _step, _index: np.ones(1))[step][0])

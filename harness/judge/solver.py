@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,54 +31,93 @@ NoiseOf = Callable[[int, int], Vector]
 """The sketch of draw `index` of step `step`."""
 
 
+@dataclass(frozen=True)
+class Replayed:
+    """What a step should have given, and the sum of the norms of the terms that it was added up from.
+
+    Every term is rounded before the sum, so the rounding error goes with `terms`: where terms cancel,
+    as in a last step that reaches far, it is many times that of the result.
+    """
+
+    state: Vector
+    terms: float
+
+    def error(self, came: Vector) -> float:
+        """|came - state| / terms; 0 where the step was given what is not finite, inf where only the
+        result is not."""
+        if not np.isfinite(self.state).all():
+            return 0.0
+        if not np.isfinite(came).all():
+            return math.inf
+        return float(np.linalg.norm(came.astype(np.float64) - self.state) / max(self.terms, 1e-300))
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Coefficients of one step: of latents, clean sample, the one before, and of draw `drawn`."""
+
+    latents: float
+    clean: float
+    before: float = 0.0
+    noise: float = 0.0
+    drawn: int = 0
+
+
 def _half_log_snr(alpha_bar: float) -> float:
     if alpha_bar <= 0:
         return -math.inf
     return math.inf if alpha_bar >= 1 else 0.5 * math.log(alpha_bar / (1 - alpha_bar))
 
 
-def clean_sample(table: ScheduleTable, step: int, x: Vector, v: Vector) -> Vector:
-    """The clean sample that velocity `v` at latents `x` amounts to at `step`."""
-    c = (table.alpha_bar_clean or table.alpha_bar)[step]
-    return math.sqrt(c) * x - math.sqrt(1 - c) * v
-
-
 def replay(
     table: ScheduleTable, sampler: str, inputs: NDArray[np.float32],
     velocities: NDArray[np.float32], noise: NoiseOf,
-) -> list[Vector]:  # fmt: skip
+) -> list[Replayed]:  # fmt: skip
     """What each step should have given, from the rows of `inputs` and `velocities` (N, D)."""
-    cleans = [
-        clean_sample(table, k, x.astype(np.float64), v.astype(np.float64))
-        for k, (x, v) in enumerate(zip(inputs, velocities, strict=True))
-    ]
-    advance = _ddim if sampler == "ddim" else _dpm
-    return [
-        advance(table, step, inputs[step].astype(np.float64), cleans, noise)
-        for step in range(len(cleans))
-    ]
+    latents, made = inputs.astype(np.float64), velocities.astype(np.float64)
+    cleans: list[Vector] = []
+    sizes: list[float] = []
+    for c, x, v in zip(table.alpha_bar_clean or table.alpha_bar, latents, made, strict=False):
+        parts = math.sqrt(c) * x, -math.sqrt(1 - c) * v
+        cleans.append(parts[0] + parts[1])
+        sizes.append(sum(float(np.linalg.norm(part)) for part in parts))
+    coefficients = _ddim if sampler == "ddim" else _dpm
+    found: list[Replayed] = []
+    for k, x in enumerate(latents):
+        step = coefficients(table, k)
+        state = step.latents * x + step.clean * cleans[k]
+        terms = abs(step.latents) * float(np.linalg.norm(x)) + abs(step.clean) * sizes[k]
+        if step.before:
+            state += step.before * cleans[k - 1]
+            terms += abs(step.before) * sizes[k - 1]
+        if step.noise:
+            drawn = noise(k, step.drawn)
+            state += step.noise * drawn
+            terms += step.noise * float(np.linalg.norm(drawn))
+        found.append(Replayed(state, terms))
+    return found
 
 
-def _ddim(
-    table: ScheduleTable, step: int, x: Vector, cleans: list[Vector], noise: NoiseOf
-) -> Vector:
+def noise_coefficient(table: ScheduleTable, step: int) -> float:
+    """What a DPM step multiplies its noise by."""
+    return _dpm(table, step).noise
+
+
+def _ddim(table: ScheduleTable, step: int) -> _Step:
     a, target = table.alpha_bar[step], table.alpha_bar_next[step]
     ratio = math.sqrt((1 - target) / (1 - a))
-    return ratio * x + (math.sqrt(target) - math.sqrt(a) * ratio) * cleans[step]
+    return _Step(ratio, math.sqrt(target) - math.sqrt(a) * ratio)
 
 
-def _dpm(
-    table: ScheduleTable, step: int, x: Vector, cleans: list[Vector], noise: NoiseOf
-) -> Vector:
+def _dpm(table: ScheduleTable, step: int) -> _Step:
     a, target = table.alpha_bar[step], table.alpha_bar_next[step]
     here, there = _half_log_snr(a), _half_log_snr(target)
     h = there - here
     kept, renewed = math.exp(-h), -math.expm1(-2 * h)
-    second = step > 0 and target < 1
-    d = cleans[step]
-    if second:
-        r = (here - _half_log_snr(table.alpha_bar[step - 1])) / h
-        d = (1 + 1 / (2 * r)) * cleans[step] - 1 / (2 * r) * cleans[step - 1]
-    x_next = math.sqrt((1 - target) / (1 - a)) * kept * x + math.sqrt(target) * renewed * d
-    spread = math.sqrt((1 - target) * renewed)
-    return x_next + spread * noise(step, 1 if second else 0) if spread > 0 else x_next
+    latents, clean = math.sqrt((1 - target) / (1 - a)) * kept, math.sqrt(target) * renewed
+    noise = math.sqrt((1 - target) * renewed)
+    if step == 0 or target >= 1:
+        return _Step(latents, clean, noise=noise)
+    r = (here - _half_log_snr(table.alpha_bar[step - 1])) / h
+    back = clean / (2 * r)
+    return _Step(latents, clean + back, -back, noise, drawn=1)

@@ -66,7 +66,9 @@ def test_replayed_steps_are_the_schedulers_own(sampler: str) -> None:
     inputs, velocities, results, draws = _drive(scheduler, sampler, table, size)
     found = replay(table, sampler, inputs, velocities, lambda step, index: draws[step][index])
     for mine, own in zip(found, results, strict=True):
-        assert np.linalg.norm(mine - own) <= 1e-5 * np.linalg.norm(own)
+        assert np.linalg.norm(mine.state - own) <= 1e-5 * np.linalg.norm(own)
+        assert mine.error(own) <= 1e-6
+        assert mine.terms >= np.linalg.norm(mine.state)
 
 
 def _drive(scheduler: Any, sampler: str, table: ScheduleTable, size: int) -> tuple[Any, ...]:
