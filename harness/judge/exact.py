@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -35,14 +35,30 @@ def compare_pipelines(reference: PipelineRecord, candidate: PipelineRecord) -> l
     for name in sorted(reference.configs.keys() & candidate.configs.keys()):
         a, b = reference.configs[name], candidate.configs[name]
         if a != b and not name.startswith("placement."):
-            found.append(
-                _finding("config", name, f"{name} is {b!r}; the reference has {a!r}", a, b)
-            )
+            shown = _apart(name, a, b)
+            found.append(_finding("config", name, shown, a, b))
     for policy in sorted(reference.policies.keys() & candidate.policies.keys()):
         a, b = reference.policies[policy], candidate.policies[policy]
         if a != b and not equalised_by_match(policy):
             found.append(_policy(policy, a, b))
     return found
+
+
+def _apart(name: str, a: Any, b: Any) -> str:
+    """What differs in setting `name`, in words; of tables the entries that differ. A single value beside
+    a table stands for all of its entries."""
+    tables = [cast(Mapping[str, Any], side) for side in (a, b) if isinstance(side, Mapping)]
+    keys = sorted({key for table in tables for key in table})
+    if not keys:
+        return f"{name} is {b!r}; the reference has {a!r}"
+    mine, other = (
+        cast(Mapping[str, Any], side) if isinstance(side, Mapping) else dict.fromkeys(keys, side)
+        for side in (a, b)
+    )
+    odd = [k for k in keys if mine.get(k) != other.get(k)]
+    shown = [f"{k} is {other.get(k)!r}, the reference has {mine.get(k)!r}" for k in odd[:_LISTED]]
+    more = f", and {len(odd) - _LISTED} more" if len(odd) > _LISTED else ""
+    return f"{name} differs in {len(odd)} of {len(keys)} entries: {', '.join(shown)}{more}"
 
 
 def _component(name: str) -> Component | None:
@@ -56,6 +72,7 @@ def _component(name: str) -> Component | None:
         "text_encoder": "text",
         "text": "text",
         "transformer": "transformer",
+        "lora": "transformer",
     }
     return heads.get(head)
 

@@ -106,6 +106,7 @@ def faults() -> tuple[Fault, ...]:
         rows_after,
         rows_conditioning,
         rows_inputs,
+        rows_lora,
         rows_machine,
         rows_sat,
         rows_transformer,
@@ -120,6 +121,7 @@ def faults() -> tuple[Fault, ...]:
         *rows_machine.ROWS,
         *rows_sat.ROWS,
         *rows_conditioning.ROWS,
+        *rows_lora.ROWS,
         *rows_after.ROWS,
         *rows_adversary.ROWS,
     )

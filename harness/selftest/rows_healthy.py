@@ -122,6 +122,8 @@ _KERNELS = tuple(
     for row in chosen(
         f"attention_{kernel}", "kernel", f"attention kernel {kernel}",
         (*_FOUR, *_MORE) if kernel == "math" else (TWO, FIVE_BF16), (f"attention={kernel}",),
+        # The memory-efficient kernel needs an accelerator, and says so.
+        (*_ROUNDING, "unsupported") if kernel == "efficient" else _ROUNDING,
         field="B01",
     )
 )  # fmt: skip
