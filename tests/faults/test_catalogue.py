@@ -139,20 +139,10 @@ def test_pairs_join_different_components_of_one_model() -> None:
             assert pair.setting.model in {s.model for s in fault.settings}, pair.id
 
 
-NOT_MEASURED = frozenset(
-    {"unseen_block_residual_of_first_branch", "unseen_state_text_cached_by_length",
-     "unseen_state_guidance_kept", "unseen_offload_output_race", "unseen_offload_buffer_stale",
-     "harmless_channels_last"}
-)  # fmt: skip
-"""Rows whose line is still due: `python tests/faults/liveness.py` makes it. To be emptied."""
-
-
 def test_every_row_is_measured_in_its_first_setting() -> None:
     """The table holds right rows only: live faults, and harmless changes below the limit."""
     table = {tuple(row.split(" | ")[:2]): row for row in TABLE.read_text().splitlines()}
     for fault in (*faults(), *harmless()):
-        if fault.id in NOT_MEASURED:
-            continue
         row = table.get((f"| {fault.id}", place(settings_of(fault)[0])))
         assert row is not None, f"{fault.id}: run python tests/faults/liveness.py"
         assert ("live" in row.split(" | ")[-1]) == (fault.kind != "harmless"), row
