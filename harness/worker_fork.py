@@ -29,7 +29,7 @@ _BOOT = (
 # They change within a process, and no library reads them.
 _NO_KIND = frozenset({"PYTEST_CURRENT_TEST", "PWD", "OLDPWD", "COLUMNS", "LINES"})
 _MOST_KINDS = 4
-"""Servers kept; of more kinds than this, those go first that have no worker."""
+"""Servers kept; of more kinds than this, the one goes that has no worker for the longest time."""
 
 _Kind = tuple[str, frozenset[int], frozenset[tuple[str, str]]]
 
@@ -173,14 +173,21 @@ class _Servers:
         self._all: dict[_Kind, _Server] = {}
 
     def of(self, kind: _Kind, env: dict[str, str], log: IO[bytes]) -> _Server:
-        for known, server in list(self._all.items()):
-            crowded = len(self._all) >= _MOST_KINDS and server.workers == 0 and known != kind
-            if crowded or not server.alive:
-                server.end()
-                del self._all[known]
-        if kind not in self._all:
-            self._all[kind] = _Server(kind[0], env, log)
-        return self._all[kind]
+        """The server of a kind, started if there is none that lives."""
+        server = self._all.pop(kind, None)
+        if server is not None and not server.alive:
+            server.end()
+            server = None
+        if server is None:
+            self._make_room()
+            server = _Server(kind[0], env, log)
+        self._all[kind] = server  # the last, as the one used last
+        return server
+
+    def _make_room(self) -> None:
+        idle = [kind for kind, server in self._all.items() if server.workers == 0]
+        for kind in idle[: max(0, len(self._all) - _MOST_KINDS + 1)]:
+            self._all.pop(kind).end()
 
     def end(self) -> None:
         for server in self._all.values():
