@@ -24,7 +24,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from backends.lifeline import end_with
 from backends.preload import import_stacks
@@ -93,7 +93,7 @@ class _Worker:
             with control.makefile("rb") as settings:
                 given = json.loads(settings.read())
             try:
-                _tell(control, pid=os.getpid())
+                control.sendall(_line(pid=os.getpid()))
             except BrokenPipeError:  # the harness gave this worker up before it was there
                 os._exit(1)
         for descriptor in handed.values():
@@ -128,14 +128,19 @@ class _Server:
             _, handed, _, _ = socket.recv_fds(self.requests, 1, len(HANDED))
             if len(handed) != len(HANDED):
                 return None
-            server = os.getpid()
-            pid = os.fork()
+            server, control = os.getpid(), handed[HANDED.index("control")]
+            try:
+                pid = os.fork()
+            except OSError as error:
+                _refuse(handed, error)
+                continue
             if pid == 0:
                 self._let_go(wakes, woken)
                 return _Worker(server, handed)
-            self.controls[pid] = socket.socket(fileno=handed.pop(HANDED.index("control")))
+            self.controls[pid] = socket.socket(fileno=control)
             for descriptor in handed:
-                os.close(descriptor)
+                if descriptor != control:
+                    os.close(descriptor)
         return None
 
     def _reap(self) -> None:
@@ -143,8 +148,11 @@ class _Server:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
                 return
-            with self.controls.pop(pid) as control, contextlib.suppress(OSError):
-                _tell(control, code=os.waitstatus_to_exitcode(status))
+            control = self.controls.pop(pid, None)
+            if control is None:
+                continue  # something that an import left behind
+            with control, contextlib.suppress(OSError):
+                control.sendall(_line(code=os.waitstatus_to_exitcode(status)))
 
     def _let_go(self, wakes: int, woken: int) -> None:
         signal.set_wakeup_fd(-1)
@@ -155,9 +163,17 @@ class _Server:
             held.close()
 
 
+def _refuse(handed: Sequence[int], error: OSError) -> None:
+    with contextlib.suppress(OSError):
+        os.write(handed[HANDED.index("log")], f"a worker cannot be forked: {error}\n".encode())
+        os.write(handed[HANDED.index("control")], _line(code=1))
+    for descriptor in handed:
+        os.close(descriptor)
+
+
 def _nothing(_number: int, _frame: object) -> None:
     pass
 
 
-def _tell(control: socket.socket, **what: Any) -> None:
-    control.sendall(json.dumps(what).encode() + b"\n")
+def _line(**what: int) -> bytes:
+    return json.dumps(what).encode() + b"\n"

@@ -11,7 +11,7 @@ import atexit
 import contextlib
 import json
 import os
-import select
+import selectors
 import shutil
 import signal
 import socket
@@ -82,14 +82,17 @@ class ForkedWorker:
     def close(self) -> None:
         close_pipes(self)
         self._control.close()
-        self._server.workers -= 1
+        with _servers.lock:
+            self._server.workers -= 1
 
     def _listen(self, timeout_s: float | None) -> bool:
         """Take in what is told within `timeout_s`; False if nothing was."""
         if self._code is not None:
             return True
-        if not select.select([self._control], [], [], timeout_s)[0]:
-            return False
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._control, selectors.EVENT_READ)
+            if not selector.select(timeout_s):
+                return False
         with contextlib.suppress(ConnectionResetError):
             if told := self._control.recv(4096):
                 *lines, self._heard = (self._heard + told).split(b"\n")

@@ -157,6 +157,7 @@ def test_a_killed_worker_is_told_with_its_signal(tmp_path: Path, bare: str, way:
         started = worker._process
         assert started.poll() is None
         os.kill(started._pid if way == "forked" else started._process.pid, signal.SIGTERM)
+        started.wait(10)
         with pytest.raises(WorkerError, match=r"died during `describe` \(signal SIGTERM\)") as told:
             worker.call("describe", 60)
     assert "what was there" in str(told.value)
@@ -205,6 +206,7 @@ def test_a_killed_server_ends_its_worker_and_is_replaced(tmp_path: Path, bare: s
         worker.call("describe", 60)
         first = worker._process._server.process
         first.kill()
+        assert worker._process.wait(10) == -signal.SIGKILL
         with pytest.raises(WorkerError, match="signal SIGKILL"):
             worker.call("describe", 60)
     with WorkerProcess(bare, None, tmp_path / "log", []) as worker:
