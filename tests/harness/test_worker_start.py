@@ -23,7 +23,7 @@ from harness.worker_client import RemoteError, WorkerProcess
 ROOT = Path(harness.__file__).parents[1]
 CASE = Case(
     name="tiny", model="micro-2b", prompt="a red circle moving left on a white background",
-    negative_prompt="", frames=9, height=32, width=32, steps=2, guidance_scale=6.0,
+    negative_prompt="", frames=9, height=64, width=64, steps=2, guidance_scale=6.0,
     dynamic_guidance=False, sampler="ddim", fps=8,
 )  # fmt: skip
 TELL = """
