@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import platform
@@ -115,8 +116,17 @@ def describe() -> dict[str, str]:
 
 def peak_memory_gib() -> dict[str, float]:
     """Highest memory use of this process so far, in GiB: `host`, and `cuda` if torch used it."""
-    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+    peak = {"host": _peak_resident_kib() / 2**20}
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         peak["cuda"] = torch.cuda.max_memory_allocated() / 2**30
     return peak
+
+
+def _peak_resident_kib(status: Path = Path("/proc/self/status")) -> float:
+    # `getrusage` counts what the process that started this one held before this one's program.
+    with contextlib.suppress(OSError):
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return float(line.split()[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,4 +1,4 @@
-"""The harness's end of a worker process: start it, ask it, and survive whatever happens to it."""
+"""The harness's end of a worker process: ask it, and survive whatever happens to it."""
 
 from __future__ import annotations
 
@@ -9,22 +9,14 @@ import selectors
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
-import backends
 from harness.errors import WorkerError
+from harness.worker_start import start
 
-# The worker sees the folder given as its argument first and never the current folder, in which a
-# user may have packages of the same names; plugins are looked up in the current folder last.
-_BOOT = (
-    "import sys; sys.path[0:1] = [sys.argv[1]]; sys.path += sys.argv[3:];"
-    " from backends.lifeline import end_with; end_with(int(sys.argv[2]));"
-    " from backends.worker import main; main()"
-)
 _LOG_TAIL = 2000
 
 
@@ -54,26 +46,13 @@ class WorkerProcess:
             self._env.update(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads))
 
     def __enter__(self) -> WorkerProcess:
-        # Only this project's package is lent to a foreign interpreter, not the packages beside it.
-        self._lent = tempfile.TemporaryDirectory(prefix="parity-worker-")
-        (Path(self._lent.name) / "backends").symlink_to(Path(backends.__file__).parent)
         self._log_path.parent.mkdir(parents=True, exist_ok=True)
         self._log = self._log_path.open("ab")
         try:
-            self._process = subprocess.Popen(
-                [self._python, "-c", _BOOT, self._lent.name, str(os.getpid()), *self._plugin_paths],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._log,
-                env=self._env,
-                start_new_session=True,
-            )
-        except OSError as error:
-            self._lent.cleanup()
-            raise WorkerError(
-                f"cannot start the worker's interpreter {self._python!r}: {error.strerror};"
-                " set `python` of this variant to an interpreter that exists"
-            ) from error
+            self._process = start(self._python, self._env, self._log, self._plugin_paths)
+        except WorkerError:
+            self._log.close()
+            raise
         return self
 
     def __exit__(
@@ -83,16 +62,16 @@ class WorkerProcess:
         trace: TracebackType | None,
     ) -> None:
         self._end(patiently=kind is None)
+        self._process.close()
         self._log.close()
-        self._lent.cleanup()
 
     def _end(self, patiently: bool) -> None:
         if patiently and self._process.poll() is None:
-            _pipe(self._process.stdin).close()
+            self._process.stdin.close()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout=20)
         if self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.kill()
             self._process.wait()
 
     def call(self, op: str, timeout_s: float, **arguments: Any) -> Any:
@@ -103,8 +82,8 @@ class WorkerProcess:
         """
         request = json.dumps({"op": op, **arguments}) + "\n"
         try:
-            _pipe(self._process.stdin).write(request.encode())
-            _pipe(self._process.stdin).flush()
+            self._process.stdin.write(request.encode())
+            self._process.stdin.flush()
             line = self._answer(time.monotonic() + timeout_s)
         except (BrokenPipeError, EOFError):
             code = self._process.wait()
@@ -127,7 +106,7 @@ class WorkerProcess:
         return answer["result"]
 
     def _answer(self, deadline: float) -> bytes:
-        stream = _pipe(self._process.stdout)
+        stream = self._process.stdout
         received = b""
         with selectors.DefaultSelector() as selector:
             selector.register(stream, selectors.EVENT_READ)
@@ -142,9 +121,3 @@ class WorkerProcess:
 
     def _last_words(self) -> str:
         return self._log_path.read_bytes()[-_LOG_TAIL:].decode(errors="replace").strip()
-
-
-def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
-    if stream is None:
-        raise WorkerError("the worker was started without pipes")
-    return stream
