@@ -1,9 +1,11 @@
 """Workers by fork: the stacks are imported once, and every worker is a copy of the process that did.
 
 The harness starts this process with one end of a Unix socket pair, and sends it one byte for every
-worker it wants, with the file descriptors `HANDED`. The worker reads what it is given, as JSON, from
-its control socket up to the end, and writes its process id there; how it ended is written by this
-process, which reaps it. Both are one JSON object a line: {"pid": n}, {"code": n}.
+worker it wants, which says what stack that will open (`backends.preload`), with the file descriptors
+`HANDED`. A stack is imported when the first worker that opens it is asked for. The worker reads what
+it is given, as JSON, from its control socket up to the end, and writes its process id there; how it
+ended is written by this process, which reaps it. Both are one JSON object a line: {"pid": n}, {"code":
+n}.
 
 Nothing here computes, because threads do not survive a fork. Those that OpenBLAS and Arrow start when
 they are loaded are seen to by these libraries' own fork handlers.
@@ -27,7 +29,7 @@ from importlib import import_module
 from typing import NoReturn
 
 from backends.lifeline import end_with
-from backends.preload import import_stacks
+from backends.preload import import_always, import_stack
 
 HANDED = ("stdin", "stdout", "log", "control", "folder")
 """The file descriptors that come with a request for a worker, in this order."""
@@ -42,15 +44,12 @@ def main(lent: str, handed: int, parent: int) -> None:
     the folder `lent` with `backends` in it is removed.
     """
     before = dict(os.environ)
-    import_stacks()
-    found = {name: value for name, value in os.environ.items() if before.get(name) != value}
-    sys.stdout.flush()
-    gc.collect()
-    gc.freeze()  # a collection in a worker would otherwise copy every page that it looks at
+    import_always()
     worker = _Server(socket.socket(fileno=handed), parent).serve()
     if worker is None:
         shutil.rmtree(lent, ignore_errors=True)
         return
+    found = {name: value for name, value in os.environ.items() if before.get(name) != value}
     worker.become(found)
     _work()
 
@@ -110,6 +109,7 @@ class _Server:
     requests: socket.socket
     parent: int
     controls: dict[int, socket.socket] = field(default_factory=dict[int, socket.socket])
+    imported: set[bytes] = field(default_factory=set[bytes])
 
     def serve(self) -> _Worker | None:
         """Fork workers until nobody can ask for one. Returns a `_Worker` in each forked process."""
@@ -125,9 +125,10 @@ class _Server:
             self._reap()
             if self.requests not in ready:
                 continue
-            _, handed, _, _ = socket.recv_fds(self.requests, 1, len(HANDED))
+            stack, handed, _, _ = socket.recv_fds(self.requests, 1, len(HANDED))
             if len(handed) != len(HANDED):
                 return None
+            self._prepare(stack)
             server, control = os.getpid(), handed[HANDED.index("control")]
             try:
                 pid = os.fork()
@@ -142,6 +143,15 @@ class _Server:
                 if descriptor != control:
                     os.close(descriptor)
         return None
+
+    def _prepare(self, stack: bytes) -> None:
+        if stack in self.imported:
+            return
+        self.imported.add(stack)
+        import_stack(stack)
+        sys.stdout.flush()
+        gc.collect()
+        gc.freeze()  # a collection in a worker would otherwise copy every page that it looks at
 
     def _reap(self) -> None:
         while self.controls:

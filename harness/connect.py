@@ -25,10 +25,15 @@ class Connection(Protocol):
 
 
 class Connector(Protocol):
-    """Starts what answers for one variant; leaving the context ends it."""
+    """Starts what answers for one variant of `backend`; leaving the context ends it."""
 
     def __call__(
-        self, python: str | None, threads: int | None, log: Path, plugin_paths: list[str]
+        self,
+        python: str | None,
+        threads: int | None,
+        log: Path,
+        plugin_paths: list[str],
+        backend: str | None,
     ) -> AbstractContextManager[Connection]: ...
 
 
@@ -47,9 +52,13 @@ class _Local:
 
 @contextmanager
 def in_process(
-    python: str | None, threads: int | None, log: Path, plugin_paths: list[str]
+    python: str | None,
+    threads: int | None,
+    log: Path,
+    plugin_paths: list[str],
+    backend: str | None,
 ) -> Generator[Connection]:
-    """A `Connector` that answers in this process; `python` and `log` have no meaning here."""
+    """A `Connector` that answers in this process, in which nothing is started: no argument matters."""
     from backends.worker import Worker
 
     worker = Worker()

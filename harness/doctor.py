@@ -134,7 +134,7 @@ def _backend(backend: str, device: str) -> Iterator[Row]:
             try:
                 if worker is None:
                     log = Path(folder) / "worker.log"
-                    worker = stack.enter_context(WorkerProcess(None, None, log, []))
+                    worker = stack.enter_context(WorkerProcess(None, None, log, [], backend))
                 detail = _render(worker, variant, Path(folder))
                 yield Row(f"backend {backend}", what, "works", detail, needed=needed)
             except RemoteError as error:

@@ -213,7 +213,7 @@ class Prober:
         paths = [str(Path.cwd())] if self._plugins else []
         log = self._logs / f"probe-{target.variant.name}.log"
         self._connection = self._stack.enter_context(
-            self._connect(target.python, target.threads, log, paths)
+            self._connect(target.python, target.threads, log, paths, target.variant.backend)
         )
         return self._connection
 

@@ -79,7 +79,7 @@ def round_trip(
     """
     with tempfile.TemporaryDirectory(prefix="parity-") as folder:
         log = Path(folder) / "worker.log"
-        with connect(python, None, log, []) as connection:
+        with connect(python, None, log, [], None) as connection:
             try:
                 result = connection.call("roundtrip", timeout_s, request=dict(request))
             except RemoteError as error:

@@ -239,7 +239,8 @@ class _Lane:
             log = self._settings.run_folder / "logs" / f"{self._first.label}.log"
             plugin_paths = [str(Path.cwd())] if self._settings.plugins else []
             connect = self._settings.connect
-            worker = connect(self._first.python, self._first.threads, log, plugin_paths)
+            first = self._first
+            worker = connect(first.python, first.threads, log, plugin_paths, first.variant.backend)
             self._worker = self._stack.enter_context(worker)
         return self._worker
 

@@ -33,14 +33,23 @@ class RemoteError(Exception):
 
 
 class WorkerProcess:
-    """One worker. Use as a context manager; leaving it ends the process and its children."""
+    """One worker. Use as a context manager; leaving it ends the process and its children.
+
+    `backend` is the one that it will open, if that is known: it makes the start faster.
+    """
 
     def __init__(
-        self, python: str | None, threads: int | None, log: Path, plugin_paths: list[str]
+        self,
+        python: str | None,
+        threads: int | None,
+        log: Path,
+        plugin_paths: list[str],
+        backend: str | None = None,
     ) -> None:
         self._python = python or sys.executable
         self._log_path = log
         self._plugin_paths = plugin_paths
+        self._backend = backend
         self._env = dict(os.environ, TOKENIZERS_PARALLELISM="false")
         if threads is not None:
             self._env.update(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads))
@@ -49,7 +58,9 @@ class WorkerProcess:
         self._log_path.parent.mkdir(parents=True, exist_ok=True)
         self._log = self._log_path.open("ab")
         try:
-            self._process = start(self._python, self._env, self._log, self._plugin_paths)
+            self._process = start(
+                self._python, self._env, self._log, self._plugin_paths, self._backend
+            )
         except WorkerError:
             self._log.close()
             raise

@@ -20,6 +20,7 @@ import time
 from threading import Lock
 from typing import IO, Any
 
+from backends.preload import code_of
 from harness.worker_start import cannot_start, close_pipes, lend_backends
 
 _BOOT = (
@@ -35,7 +36,7 @@ _Kind = tuple[str, frozenset[int], frozenset[tuple[str, str]]]
 
 
 def start_forked(
-    python: str, env: dict[str, str], log: IO[bytes], plugin_paths: list[str]
+    python: str, env: dict[str, str], log: IO[bytes], plugin_paths: list[str], backend: str | None
 ) -> ForkedWorker:
     """Fork a worker. It does not wait for a server that is still importing.
 
@@ -44,7 +45,9 @@ def start_forked(
     variables = frozenset(item for item in env.items() if item[0] not in _NO_KIND)
     kind: _Kind = (python, frozenset(os.sched_getaffinity(0)), variables)
     with _servers.lock:
-        return _servers.of(kind, env, log).fork({"env": env, "plugin_paths": plugin_paths}, log)
+        return _servers.of(kind, env, log).fork(
+            code_of(backend), {"env": env, "plugin_paths": plugin_paths}, log
+        )
 
 
 class ForkedWorker:
@@ -139,7 +142,7 @@ class _Server:
     def alive(self) -> bool:
         return self.process.poll() is None
 
-    def fork(self, settings: dict[str, Any], log: IO[bytes]) -> ForkedWorker:
+    def fork(self, stack: bytes, settings: dict[str, Any], log: IO[bytes]) -> ForkedWorker:
         control, theirs = socket.socketpair()
         reads, stdin = os.pipe()
         stdout, writes = os.pipe()
@@ -147,7 +150,7 @@ class _Server:
         handed = [reads, writes, log.fileno(), theirs.fileno(), folder]
         # A server that dies meanwhile closes `control`, where the worker's end is looked for.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            socket.send_fds(self._requests, [b"+"], handed)
+            socket.send_fds(self._requests, [stack], handed)
         theirs.close()
         for descriptor in (reads, writes, folder):
             os.close(descriptor)

@@ -62,13 +62,16 @@ def can_fork() -> bool:
 
 
 def start(
-    python: str, env: dict[str, str], log: IO[bytes], plugin_paths: list[str]
+    python: str, env: dict[str, str], log: IO[bytes], plugin_paths: list[str], backend: str | None
 ) -> StartedWorker:
-    """Start a worker. Raises `WorkerError` when there is no such interpreter."""
+    """Start a worker that will open `backend`; None where that is not known.
+
+    Raises `WorkerError` when there is no such interpreter.
+    """
     if can_fork():
         from harness.worker_fork import start_forked
 
-        return start_forked(python, env, log, plugin_paths)
+        return start_forked(python, env, log, plugin_paths, backend)
     return OwnProcess(python, env, log, plugin_paths)
 
 

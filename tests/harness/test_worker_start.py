@@ -281,7 +281,7 @@ def test_an_interpreter_that_is_none(tmp_path: Path, way: str) -> None:
 def _answers(folder: Path, backend: str, threads: int | None) -> Iterator[object]:
     """All that a worker says of a pipeline and of its render, but for times and memory."""
     request = RenderRequest(CASE, 0, None, [], TraceOptions([0, 1]), str(folder)).to_json()
-    with WorkerProcess(None, threads, folder / "log", []) as worker:
+    with WorkerProcess(None, threads, folder / "log", [], backend) as worker:
         yield worker.call("describe", 120)
         variant = asdict(Variant(backend, backend, {"dtype": "float32"}, None))
         opened = worker.call(
@@ -309,7 +309,8 @@ def test_a_forked_worker_renders_the_bits_of_a_process_of_its_own(
 @pytest.mark.slow
 def test_importing_the_stacks_starts_no_thread_of_python() -> None:
     code = (
-        "import threading\nfrom backends.preload import import_stacks\nimport_stacks()\n"
+        "import threading\nfrom backends.preload import code_of, import_always, import_stack\n"
+        "import_always()\nfor name in ('diffusers', 'sat'): import_stack(code_of(name))\n"
         "import torch, sys\nprint(threading.active_count(), 'diffusers' in sys.modules)"
     )
     said = subprocess.run(
