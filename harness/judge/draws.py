@@ -2,11 +2,14 @@
 
 A DPM step adds spread * n to what it computes, n its draw. With r the difference of a wrong step from
 the right one: where another draw was used, the due one is missing (r has the part -spread n), and
-something of its size stands in its place. A wrong formula scales what is there, or leaves it out. Only
-sketches are needed, since all of this is linear.
+something of its size stands in its place. A wrong formula scales what is there, leaves it out, or, as
+DDIM does, puts something in its place that it makes from the latents and velocities. Only sketches are
+needed, since all of this is linear.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +23,9 @@ MISSING, SIZE = 0.2, 0.25
 """How near to the whole the missing part, and the size of its replacement, must be; a sketch of 512
 numbers knows either to some 6 %."""
 
+MADE_UP = 0.9
+"""The part of a replacement's square that latents and velocities explain, from which it is no draw."""
+
 
 def foreign_draw(
     table: ScheduleTable,
@@ -28,9 +34,11 @@ def foreign_draw(
     shape: tuple[int, ...],
     right: NDArray[np.float32],
     came: NDArray[np.float32],
+    operands: Sequence[NDArray[np.float32]],
 ) -> bool:
     """Whether step `step` of DPM, whose results have the sketches `right` and `came` (512,), used
-    another draw than the tape's of `seed`. `shape` is that of the latents."""
+    another draw than the tape's of `seed`. `shape` is that of the latents, `operands` the sketches of
+    what the step computes from: latents and velocities of this step and the one before."""
     second = step > 0 and table.alpha_bar_next[step] < 1
     drawn = standard_normal(seed, draw_slot("step", step, 1 if second else 0), shape)
     due = noise_coefficient(table, step) * sketch_array(drawn).astype(np.float64)
@@ -39,5 +47,9 @@ def foreign_draw(
         return False
     gap = came.astype(np.float64) - right
     missing = -float(gap @ due) / size**2
-    instead = float(np.linalg.norm(gap + due)) / size
-    return abs(missing - 1) <= MISSING and abs(instead - 1) <= SIZE
+    instead = gap + due
+    if abs(missing - 1) > MISSING or abs(float(np.linalg.norm(instead)) / size - 1) > SIZE:
+        return False
+    basis = np.array(operands, dtype=np.float64).T
+    rest = instead - basis @ np.linalg.lstsq(basis, instead, rcond=None)[0]
+    return float(rest @ rest) > (1 - MADE_UP) * float(instead @ instead)

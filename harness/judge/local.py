@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.base import ScheduleTable
+from backends.questions import nearest
+from backends.sketch import sketch_array
 from harness.judge import schedules
 from harness.judge.draws import foreign_draw
 from harness.judge.known import known_difference
@@ -365,8 +367,21 @@ def _foreign_draw(data: LocalData, a: Answers, b: Answers, step: int, bound: flo
         if len(gaps) > step and bound < gaps[step] < math.inf:
             right, came = (side.tensors[f"solve.s{seed}.states"][step] for side in (a, b))
             shape = data.reference.full.tensors[f"s{seed}.{data.steps[0]}.in"].shape
-            found.append(foreign_draw(data.table, step, seed, shape, right, came))
+            operands = _operands(data, a, step, seed)
+            found.append(foreign_draw(data.table, step, seed, shape, right, came, operands))
     return bool(found) and all(found)
+
+
+def _operands(data: LocalData, a: Answers, step: int, seed: int) -> list[Array]:
+    """Sketches of what a solver step computed from, and the one before it: see `answers._solve`."""
+    tensors, states = data.reference.full.tensors, a.tensors[f"solve.s{seed}.states"]
+    found: list[Array] = []
+    for k in range(max(0, step - 1), step + 1):
+        start = sketch_array(tensors[f"s{seed}.{data.steps[0]}.in"])
+        found.append(states[k - 1] if k else start)
+        given = nearest(data.steps, k)
+        found.append(sketch_array(tensors[f"s{seed}.{given}.velocity"]))
+    return found
 
 
 def _solver_gaps(a: Answers, b: Answers, seed: int) -> list[float]:

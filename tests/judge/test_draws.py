@@ -20,6 +20,9 @@ SETTINGS: dict[str, Any] = {
     "timestep_spacing": "trailing", "snr_shift_scale": 1.0,
 }  # fmt: skip
 
+OPERANDS = [torch.from_numpy(standard_normal(9, k, SHAPE)) for k in range(3)]
+"""Latents, velocity, and the clean sample of the step before."""
+
 Drawn = Callable[[int, int], Tensor]
 
 
@@ -36,7 +39,7 @@ def _stepped(step: int, drawn: Drawn, monkeypatch: pytest.MonkeyPatch, gain: flo
         "diffusers.schedulers.scheduling_dpm_cogvideox.randn_tensor",
         lambda *_args, **_kwargs: drawn(step, next(count)),
     )
-    x, v, old = (torch.from_numpy(standard_normal(9, k, SHAPE)) for k in range(3))
+    x, v, old = OPERANDS
     back = scheduler.timesteps[step - 1] if step else None
     previous = old if step else None
     now = scheduler.timesteps[step]
@@ -51,6 +54,7 @@ def _stepped(step: int, drawn: Drawn, monkeypatch: pytest.MonkeyPatch, gain: flo
         ("another seed's", lambda k, i: _draw(k, i, seed=SEED + 1), 1.0, True),
         ("the next step's", lambda k, i: _draw(k + 1, i), 1.0, True),
         ("the other draw of the step", lambda k, i: _draw(k, 1 - i), 1.0, True),
+        ("as DDIM does", lambda k, i: 0.6 * OPERANDS[0] + 0.8 * OPERANDS[1], 1.0, False),
         ("none", lambda k, i: torch.zeros(SHAPE), 1.0, False),
         ("the right one, too weak", lambda k, i: 0.98 * _draw(k, i), 1.0, False),
         ("the right one, turned round", lambda k, i: -_draw(k, i), 1.0, False),
@@ -69,5 +73,5 @@ def test_a_draw_that_is_not_the_tapes_is_recognised(
     right = _stepped(step, _draw, monkeypatch)
     came = _stepped(step, drawn, monkeypatch, gain)
     table = own_table(CogVideoXDPMScheduler(**SETTINGS), STEPS)
-    a, b = (sketch_array(t.numpy()) for t in (right, came))
-    assert foreign_draw(table, step, SEED, SHAPE, a, b) is foreign, name
+    a, b, *operands = (sketch_array(t.numpy()) for t in (right, came, *OPERANDS))
+    assert foreign_draw(table, step, SEED, SHAPE, a, b, operands) is foreign, name
