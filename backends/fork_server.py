@@ -1,11 +1,10 @@
 """Workers by fork: the stacks are imported once, and every worker is a copy of the process that did.
 
-The harness starts this process with one end of a Unix socket pair, and sends it one byte for every
-worker it wants, which says what stack that will open (`backends.preload`), with the file descriptors
-`HANDED`. A stack is imported when the first worker that opens it is asked for. The worker reads what
-it is given, as JSON, from its control socket up to the end, and writes its process id there; how it
-ended is written by this process, which reaps it. Both are one JSON object a line: {"pid": n}, {"code":
-n}.
+The harness starts this process with one end of a Unix socket pair, and sends it, for every worker it
+wants, `NAME_BYTES` with the name of the backend that it will open, and the file descriptors `HANDED`.
+A stack is imported when the first worker that opens it is asked for. The worker reads what it is given,
+as JSON, from its control socket up to the end, and writes its process id there; how it ended is written
+by this process, which reaps it. Both are one JSON object a line: {"pid": n}, {"code": n}.
 
 Nothing here computes, because threads do not survive a fork. Those that OpenBLAS and Arrow start when
 they are loaded are seen to by these libraries' own fork handlers.
@@ -33,6 +32,9 @@ from backends.preload import import_always, import_stack
 
 HANDED = ("stdin", "stdout", "log", "control", "folder")
 """The file descriptors that come with a request for a worker, in this order."""
+
+NAME_BYTES = 32
+"""Length of a request: a name, cut there, and zeros. No name asks for a stack that is not known."""
 
 _LOOK_FOR_PARENT_S = 1.0
 
@@ -109,7 +111,7 @@ class _Server:
     requests: socket.socket
     parent: int
     controls: dict[int, socket.socket] = field(default_factory=dict[int, socket.socket])
-    imported: set[bytes] = field(default_factory=set[bytes])
+    imported: set[str] = field(default_factory=set[str])
 
     def serve(self) -> _Worker | None:
         """Fork workers until nobody can ask for one. Returns a `_Worker` in each forked process."""
@@ -125,10 +127,10 @@ class _Server:
             self._reap()
             if self.requests not in ready:
                 continue
-            stack, handed, _, _ = socket.recv_fds(self.requests, 1, len(HANDED))
+            name, handed, _, _ = socket.recv_fds(self.requests, NAME_BYTES, len(HANDED))
             if len(handed) != len(HANDED):
                 return None
-            self._prepare(stack)
+            self._prepare(name.rstrip(b"\0").decode(errors="replace"))
             server, control = os.getpid(), handed[HANDED.index("control")]
             try:
                 pid = os.fork()
@@ -144,11 +146,12 @@ class _Server:
                     os.close(descriptor)
         return None
 
-    def _prepare(self, stack: bytes) -> None:
-        if stack in self.imported:
+    def _prepare(self, backend: str) -> None:
+        """Import a backend's stack, if that is known and was not imported before."""
+        if backend in self.imported:
             return
-        self.imported.add(stack)
-        import_stack(stack)
+        self.imported.add(backend)
+        import_stack(backend)
         sys.stdout.flush()
         gc.collect()
         gc.freeze()  # a collection in a worker would otherwise copy every page that it looks at

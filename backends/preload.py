@@ -51,15 +51,6 @@ _CLASSES = {
     "diffusers": {"diffusers": _DIFFUSERS_CLASSES, "transformers": _TEXT_CLASSES},
     "sat": {"transformers": _TEXT_CLASSES},
 }
-_CODES = {"diffusers": b"d", "sat": b"s"}
-NOTHING = b"-"
-"""The code of a worker whose stack nobody here knows."""
-
-
-def code_of(backend: str | None) -> bytes:
-    """The byte that asks a fork server to import the stack of `backend` first."""
-    stack = "diffusers" if backend == "diffusers_offload" else backend
-    return _CODES.get(stack or "", NOTHING)
 
 
 def import_always() -> None:
@@ -67,13 +58,14 @@ def import_always() -> None:
     _import(_ALWAYS)
 
 
-def import_stack(code: bytes) -> None:
-    """Import what workers of a stack import when they open and run a pipeline, where it is there.
+def import_stack(backend: str) -> None:
+    """Import what workers import when they open and run a pipeline of `backend`, where it is there;
+    nothing for a backend that is not one of this project's.
 
     What fails here fails again in the worker that needs it, which says so to its user.
     """
-    stack = next((name for name, known in _CODES.items() if known == code), None)
-    if stack is None:
+    stack = "diffusers" if backend == "diffusers_offload" else backend
+    if stack not in _MODULES:
         return
     _import(_MODULES[stack])
     for package, names in _CLASSES[stack].items():

@@ -20,7 +20,6 @@ import time
 from threading import Lock
 from typing import IO, Any
 
-from backends.preload import code_of
 from harness.worker_start import cannot_start, close_pipes, lend_backends
 
 _BOOT = (
@@ -29,6 +28,7 @@ _BOOT = (
 )
 # They change within a process, and no library reads them.
 _NO_KIND = frozenset({"PYTEST_CURRENT_TEST", "PWD", "OLDPWD", "COLUMNS", "LINES"})
+_NAME_BYTES = 32  # `NAME_BYTES` of the server
 _MOST_KINDS = 4
 """Servers kept; of more kinds than this, the one goes that has no worker for the longest time."""
 
@@ -46,7 +46,7 @@ def start_forked(
     kind: _Kind = (python, frozenset(os.sched_getaffinity(0)), variables)
     with _servers.lock:
         return _servers.of(kind, env, log).fork(
-            code_of(backend), {"env": env, "plugin_paths": plugin_paths}, log
+            backend, {"env": env, "plugin_paths": plugin_paths}, log
         )
 
 
@@ -105,6 +105,7 @@ class ForkedWorker:
                     self._code = said.get("code", self._code)
                 return True
         # The server is gone. A worker that it had forked was killed by that.
+        self._server.gone = True
         if self._pid is None:
             self._code = self._server.process.wait()
         else:
@@ -118,6 +119,7 @@ class _Server:
 
     def __init__(self, python: str, env: dict[str, str], log: IO[bytes]) -> None:
         self.workers = 0
+        self.gone = False
         self._lent = lend_backends()
         self._requests, theirs = socket.socketpair()
         with theirs:
@@ -140,9 +142,11 @@ class _Server:
 
     @property
     def alive(self) -> bool:
-        return self.process.poll() is None
+        # One that is being killed closes what it holds before it can be waited for.
+        return not self.gone and self.process.poll() is None
 
-    def fork(self, stack: bytes, settings: dict[str, Any], log: IO[bytes]) -> ForkedWorker:
+    def fork(self, backend: str | None, settings: dict[str, Any], log: IO[bytes]) -> ForkedWorker:
+        name = (backend or "").encode()[:_NAME_BYTES].ljust(_NAME_BYTES, b"\0")
         control, theirs = socket.socketpair()
         reads, stdin = os.pipe()
         stdout, writes = os.pipe()
@@ -150,7 +154,7 @@ class _Server:
         handed = [reads, writes, log.fileno(), theirs.fileno(), folder]
         # A server that dies meanwhile closes `control`, where the worker's end is looked for.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            socket.send_fds(self._requests, [stack], handed)
+            socket.send_fds(self._requests, [name], handed)
         theirs.close()
         for descriptor in (reads, writes, folder):
             os.close(descriptor)

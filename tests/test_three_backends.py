@@ -40,7 +40,9 @@ def test_offload_is_bit_exact(pairs) -> None:
 def test_sat_agrees_to_float32_rounding_when_policies_are_shared(pairs) -> None:
     pair = pairs["sat"]
     assert pair["verdict"] == "rounding"
-    assert all(check["outcome"] == "agrees" for check in pair["evidence"])
+    outcomes = {check["check"]: check["outcome"] for check in pair["evidence"]}
+    assert outcomes.pop("statistics.equivalence") == "noted"  # one seed proves no margin
+    assert set(outcomes.values()) == {"agrees"}
     assert 0 < _latents(pair) <= 1e-4
     (psnr,) = pair["scores"]["psnr"]
     assert psnr["value"] >= 60

@@ -309,8 +309,8 @@ def test_a_forked_worker_renders_the_bits_of_a_process_of_its_own(
 @pytest.mark.slow
 def test_importing_the_stacks_starts_no_thread_of_python() -> None:
     code = (
-        "import threading\nfrom backends.preload import code_of, import_always, import_stack\n"
-        "import_always()\nfor name in ('diffusers', 'sat'): import_stack(code_of(name))\n"
+        "import threading\nfrom backends.preload import import_always, import_stack\n"
+        "import_always()\nfor name in ('diffusers', 'sat'): import_stack(name)\n"
         "import torch, sys\nprint(threading.active_count(), 'diffusers' in sys.modules)"
     )
     said = subprocess.run(
