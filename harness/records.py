@@ -135,7 +135,8 @@ class Evidence(Record):
     `stage` is the stage of the procedure: `exact`, `collapse`, `oracle`, `native`, `order`, `free`,
     `statistics`. `value` is what was measured and `limit` the bound that it was held against, both in
     `unit`; `healthy` are the values of the healthy members, the noise band. `higher_is_worse` gives
-    the direction. `step` and `seed` say where the worst value lies. An `unscored` check could not be
+    the direction. `step` and `seed` say where the worst value lies. `setting` is the one that is wrong,
+    where the check can tell. An `unscored` check could not be
     made; `detail` says why, and it is never a pass.
     """
 
@@ -151,6 +152,7 @@ class Evidence(Record):
     higher_is_worse: bool = True
     step: int | None = None
     seed: int | None = None
+    setting: str | None = None
 
 
 class BlockDistance(Record):

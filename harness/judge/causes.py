@@ -123,7 +123,7 @@ def _finding(
         detail += f"; {place.detail}"
     return Finding(
         kind="component",
-        name=related[0].name if related else component,
+        name=related[0].name if related else item.setting or component,
         detail=detail,
         reference=related[0].reference if related else None,
         candidate=related[0].candidate if related else None,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from backends.base import ScheduleTable
 from backends.noise import draw_slot, standard_normal
 from backends.sketch import sketch_array
-from harness.judge.solver import noise_coefficient
+from harness.judge.solver import NoiseOf, Vector, noise_coefficient
 
 MISSING, SIZE = 0.2, 0.25
 """How near to the whole the missing part, and the size of its replacement, must be; a sketch of 512
@@ -53,3 +53,13 @@ def foreign_draw(
     basis = np.array(operands, dtype=np.float64).T
     rest = instead - basis @ np.linalg.lstsq(basis, instead, rcond=None)[0]
     return float(rest @ rest) > (1 - MADE_UP) * float(instead @ instead)
+
+
+def tape_noise(seed: int, shape: tuple[int, ...]) -> NoiseOf:
+    """The sketches of the tape's draws for latents of `shape`."""
+
+    def sketched(step: int, index: int) -> Vector:
+        drawn = standard_normal(seed, draw_slot("step", step, index), shape)
+        return sketch_array(drawn).astype(np.float64)
+
+    return sketched

@@ -10,18 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from statistics import median
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from backends.base import ScheduleTable
-from backends.questions import nearest
-from backends.sketch import sketch_array
 from harness.judge import schedules
-from harness.judge.draws import foreign_draw
 from harness.judge.known import known_difference
 from harness.judge.limits import UNIT_ROUNDOFF, Limit, limit, relative
+from harness.judge.steps import SOLVER_LIMIT, judge_guidance, judge_solver, solver_gaps
 from harness.local_probe import OTHER_MEMBERS, TRANSFORMER_MEMBERS, LocalData
 from harness.prober import Answers
 from harness.records import Component, Evidence
@@ -37,13 +34,6 @@ ORACLE_FACTOR = 1.5
 STACKS_FACTOR = 1.5
 """How much further across two stacks: they cast at different places. Measured, SAT's bfloat16 decoder
 has 0.53 to 0.69 of Diffusers' error, so Diffusers has up to 1.9 of SAT's."""
-
-SOLVER_LIMIT = 1e-5
-"""Relative L2 after all solver steps in float32. No network is called, so members have no say: this is
-some hundred roundings of 6e-8, one for each operation of the two formulas."""
-
-GUIDANCE_LIMIT = 32 * UNIT_ROUNDOFF["float32"]
-"""Of the guided velocity, relative to the terms that it is the difference of."""
 
 
 def judge_local(data: LocalData) -> list[Evidence]:
@@ -65,8 +55,8 @@ def _collapse(data: LocalData) -> Iterator[Evidence]:
     yield _plain("collapse.initial", "noise", a, b, "own.initial", 1e-6,
                  "initial latents from the same noise")  # fmt: skip
     yield _transformer(data)
-    yield _guidance(data, b, "collapse")
-    yield _solver(data, a, b, "collapse", SOLVER_LIMIT)
+    yield judge_guidance(data, b, "collapse")
+    yield judge_solver(data, a, b, "collapse", SOLVER_LIMIT)
     yield _stage("decoder", "frames", _decode_distance(a, b), _member_decode(data))
 
 
@@ -261,137 +251,6 @@ def _member_branches(data: LocalData, oracle: Answers, by: Answers, step: int) -
     ]
 
 
-def guided(
-    data: LocalData, answers: Answers, question: str, step: int, given: Array
-) -> NDArray[np.float64]:
-    """The guided velocity that the solver consumed, from the clean sample where the stack gives that.
-
-    v = (sqrt(c) x - x0) / sqrt(1 - c) with c the level at which that stack turns one into the other.
-    """
-    native = answers.tensors.get(f"{question}.{step}.native")
-    if native is None:
-        return answers.tensors[f"{question}.{step}.velocity"].astype(np.float64)
-    table = data.table
-    c = (table.alpha_bar_clean or table.alpha_bar)[step]
-    return (math.sqrt(c) * given.astype(np.float64) - native) / math.sqrt(1 - c)
-
-
-def _guidance(data: LocalData, b: Answers, stage: str) -> Evidence:
-    """The candidate's own branches, combined with the reference's scale, must give its velocity.
-
-    At any precision: both stacks combine in float32, whatever made the branches.
-    """
-    a = data.reference.full
-    worst, where, told = 0.0, (data.steps[0], data.settings.seeds[0]), ""
-    bound = GUIDANCE_LIMIT
-    for step in data.steps:
-        scale = a.facts[f"s{data.settings.seeds[0]}"]["scales"][str(step)]
-        for seed in data.settings.seeds:
-            given = a.tensors[f"s{seed}.{step}.in"]
-            came = guided(data, b, f"s{seed}", step, given)
-            value, found = _guidance_error(
-                b.tensors[f"s{seed}.{step}.branches"], came, given, scale
-            )
-            if value > worst:
-                worst, where, told = value, (step, seed), found
-    return Evidence(
-        stage=stage,
-        check=f"{stage}.guidance",
-        component="guidance",
-        outcome="agrees" if worst <= bound else "differs",
-        detail=f"guided velocity from the candidate's own branches: {worst:.3g}, limit"
-        f" {bound:.3g}{told if worst > bound else ''}",
-        value=worst,
-        limit=bound,
-        unit="relative to its terms",
-        step=where[0],
-        seed=where[1],
-    )
-
-
-def _guidance_error(
-    branches: Array, came: NDArray[Any], given: Array, scale: float
-) -> tuple[float, str]:
-    terms = branches.astype(np.float64)
-    if len(terms) == 1:
-        expected, size = terms[0], np.linalg.norm(terms[0])
-        told = ""
-    else:
-        gap = terms[1] - terms[0]
-        expected = terms[0] + scale * gap
-        size = np.linalg.norm(terms[0]) + scale * np.linalg.norm(gap) + np.linalg.norm(given)
-        effective = float(np.vdot(came.ravel() - terms[0].ravel(), gap.ravel()))
-        effective /= max(float(np.vdot(gap, gap)), 1e-300)
-        told = f"; the scale it amounts to is {effective:.4g}, the reference's is {scale:.4g}"
-    if not np.isfinite(terms).all():
-        return 0.0, ""  # the branches are to blame, and are judged as such
-    if came.size != expected.size or not np.isfinite(came).all():
-        return math.inf, told
-    return float(np.linalg.norm(came.ravel() - expected.ravel()) / size), told
-
-
-def _solver(data: LocalData, a: Answers, b: Answers, stage: str, bound: float) -> Evidence:
-    """All solver steps on the same velocities and draws; the first step past the limit is named.
-
-    Where only the noise of that step is another than the tape's, it is the noise that differs.
-    """
-    values = {s: _solver_gaps(a, b, s) for s in data.settings.seeds[:2]}
-    at = max(values, key=lambda s: max(values[s]))
-    worst = max(values[at])
-    past = [k for gaps in values.values() for k, gap in enumerate(gaps) if gap > bound]
-    first = min(past, default=None)
-    noise = first is not None and _foreign_draw(data, a, b, first, bound)
-    return Evidence(
-        stage=stage,
-        check=f"{stage}.solver",
-        component="noise" if noise else "solver",
-        outcome="agrees" if worst <= bound else "differs",
-        detail=f"solver states on the same velocities and noise: {worst:.3g}, limit {bound:.3g}"
-        + (f", from step {first} on" if first is not None else "")
-        + ("; the step is right but for its noise, which is not the tape's draw" if noise else ""),
-        value=worst,
-        limit=bound,
-        unit="relative L2",
-        step=first,
-        seed=at,
-    )
-
-
-def _foreign_draw(data: LocalData, a: Answers, b: Answers, step: int, bound: float) -> bool:
-    """Whether the first wrong step used another draw, at every seed at which it is wrong."""
-    if data.case.sampler != "dpm":
-        return False
-    found: list[bool] = []
-    for seed in data.settings.seeds[:2]:
-        gaps = _solver_gaps(a, b, seed)
-        if len(gaps) > step and bound < gaps[step] < math.inf:
-            right, came = (side.tensors[f"solve.s{seed}.states"][step] for side in (a, b))
-            shape = data.reference.full.tensors[f"s{seed}.{data.steps[0]}.in"].shape
-            operands = _operands(data, a, step, seed)
-            found.append(foreign_draw(data.table, step, seed, shape, right, came, operands))
-    return bool(found) and all(found)
-
-
-def _operands(data: LocalData, a: Answers, step: int, seed: int) -> list[Array]:
-    """Sketches of what a solver step computed from, and the one before it: see `answers._solve`."""
-    tensors, states = data.reference.full.tensors, a.tensors[f"solve.s{seed}.states"]
-    found: list[Array] = []
-    for k in range(max(0, step - 1), step + 1):
-        start = sketch_array(tensors[f"s{seed}.{data.steps[0]}.in"])
-        found.append(states[k - 1] if k else start)
-        given = nearest(data.steps, k)
-        found.append(sketch_array(tensors[f"s{seed}.{given}.velocity"]))
-    return found
-
-
-def _solver_gaps(a: Answers, b: Answers, seed: int) -> list[float]:
-    """The distance of the two sides' states after every solver step."""
-    x, y = a.tensors[f"solve.s{seed}.states"], b.tensors[f"solve.s{seed}.states"]
-    if x.shape != y.shape:
-        return [math.inf]
-    return [relative(p, q) for p, q in zip(x, y, strict=True)]
-
-
 def _order(data: LocalData) -> Iterator[Evidence]:
     """What was computed first must come out again, to the bit, after other work in between."""
     seed, step = data.settings.seeds[0], data.steps[0]
@@ -431,9 +290,9 @@ def _oracle(data: LocalData) -> Iterator[Evidence]:
     o, a, b = data.reference.full, data.reference.reduced, data.candidate.reduced
     if a is None or b is None:
         return
-    yield _guidance(data, b, "oracle")
-    healthy = max(max(_solver_gaps(o, a, s)) for s in data.settings.seeds[:2])
-    yield _solver(data, o, b, "oracle", max(SOLVER_LIMIT, 2 * healthy))
+    yield judge_guidance(data, b, "oracle")
+    healthy = max(max(solver_gaps(o, a, s)) for s in data.settings.seeds[:2])
+    yield judge_solver(data, o, b, "oracle", max(SOLVER_LIMIT, 2 * healthy))
     for component, names, calibration, members in _oracle_points(data):
         ratios = [
             median(_ratio(o.tensors[n], a.tensors[n], b.tensors[n]) for n in group)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from statistics import median
 from typing import Any
 
@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.base import Case, ScheduleTable
-from backends.noise import draw_slot, standard_normal
-from backends.sketch import sketch_array
 from harness.frames import quantise
+from harness.judge.draws import tape_noise
 from harness.judge.limits import UNIT_ROUNDOFF, limit, relative
-from harness.judge.solver import Vector, replay
+from harness.judge.solver import REPLAY_LIMIT, replay
 from harness.local_probe import TRANSFORMER_MEMBERS, LocalData
 from harness.native_probe import Links
 from harness.prober import Array
@@ -24,9 +23,6 @@ from harness.records import Component, Evidence, RenderRecord
 NATIVE_FACTOR = 8.0
 """Guidance amplifies the branches' rounding by an amount that depends on the latents; twice the factor
 that the branches themselves are held to."""
-
-REPLAY_LIMIT = 1e-4
-"""Of a sketched float32 step, relative to its terms: sketches sum thousands of float32 values."""
 
 SOLVER_FACTOR = 3.0
 """How many unit roundoffs a step at reduced precision may lie off, relative to its terms. Measured on
@@ -157,7 +153,7 @@ def _latents(links: Links, unit: float) -> Iterator[Evidence]:
         links.record.case["sampler"],
         inputs,
         trace["velocity_sketches"],
-        _noise(links.record.seed, trace["final_latents"].shape),
+        tape_noise(links.record.seed, trace["final_latents"].shape),
     )
     errors = [step.error(came) for step, came in zip(steps, results, strict=True)]
     value, at = _worst(errors)
@@ -169,14 +165,6 @@ def _latents(links: Links, unit: float) -> Iterator[Evidence]:
 
 def _passed_on(expected: NDArray[Any], came: NDArray[Any]) -> float:
     return relative(expected, came) if np.isfinite(expected).all() else 0.0
-
-
-def _noise(seed: int, shape: tuple[int, ...]) -> Callable[[int, int], Vector]:
-    def sketched(step: int, index: int) -> Vector:
-        drawn = standard_normal(seed, draw_slot("step", step, index), shape)
-        return sketch_array(drawn).astype(np.float64)
-
-    return sketched
 
 
 def _velocity(links: Links, local: LocalData, reduced: bool) -> Evidence:

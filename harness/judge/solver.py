@@ -30,6 +30,9 @@ Vector = NDArray[np.float64]
 NoiseOf = Callable[[int, int], Vector]
 """The sketch of draw `index` of step `step`."""
 
+REPLAY_LIMIT = 1e-4
+"""Of a sketched float32 step, relative to its terms: sketches sum thousands of float32 values."""
+
 
 @dataclass(frozen=True)
 class Replayed:

@@ -1,0 +1,218 @@
+"""Guidance and solver, which no network takes part in: held to their formulas, not to healthy members.
+
+Both are asked on given branches, velocities and draws, so what differs is the step's own arithmetic or a
+setting of it, and which one can often be told.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backends.questions import nearest
+from backends.sketch import sketch_array
+from harness.judge.draws import foreign_draw, tape_noise
+from harness.judge.limits import UNIT_ROUNDOFF, relative
+from harness.judge.solver import REPLAY_LIMIT, replay
+from harness.local_probe import LocalData
+from harness.prober import Answers
+from harness.records import Evidence
+
+Array = NDArray[np.float32]
+
+SOLVER_LIMIT = 1e-5
+"""Relative L2 after all solver steps in float32. No network is called, so members have no say: this is
+some hundred roundings of 6e-8, one for each operation of the two formulas."""
+
+GUIDANCE_LIMIT = 32 * UNIT_ROUNDOFF["float32"]
+"""Of the guided velocity, relative to the terms that it is the difference of."""
+
+SAME_SCALE = 1e-3
+"""Guidance scales that differ by less, relative to the largest, count as one."""
+
+
+def _guided(
+    data: LocalData, answers: Answers, question: str, step: int, given: Array
+) -> NDArray[np.float64]:
+    """The guided velocity that the solver consumed, from the clean sample where the stack gives that.
+
+    v = (sqrt(c) x - x0) / sqrt(1 - c) with c the level at which that stack turns one into the other.
+    """
+    native = answers.tensors.get(f"{question}.{step}.native")
+    if native is None:
+        return answers.tensors[f"{question}.{step}.velocity"].astype(np.float64)
+    table = data.table
+    c = (table.alpha_bar_clean or table.alpha_bar)[step]
+    return (math.sqrt(c) * given.astype(np.float64) - native) / math.sqrt(1 - c)
+
+
+def judge_guidance(data: LocalData, b: Answers, stage: str) -> Evidence:
+    """The candidate's own branches, combined with the reference's scale, must give its velocity.
+
+    At any precision: both stacks combine in float32, whatever made the branches. Where another scale at
+    every step is all that differs, that setting is named.
+    """
+    a = data.reference.full
+    seen: list[tuple[float, int, int, _Combined]] = []
+    for step in data.steps:
+        scale = a.facts[f"s{data.settings.seeds[0]}"]["scales"][str(step)]
+        for seed in data.settings.seeds:
+            given = a.tensors[f"s{seed}.{step}.in"]
+            came = _guided(data, b, f"s{seed}", step, given)
+            found = _combined(b.tensors[f"s{seed}.{step}.branches"], came, given, scale)
+            seen.append((found.error, step, seed, found))
+    worst, step, seed, found = max(seen, key=lambda row: row[0])
+    differs = worst > GUIDANCE_LIMIT
+    return Evidence(
+        stage=stage,
+        check=f"{stage}.guidance",
+        component="guidance",
+        outcome="differs" if differs else "agrees",
+        detail=f"guided velocity from the candidate's own branches: {worst:.3g}, limit"
+        f" {GUIDANCE_LIMIT:.3g}{found.told if differs else ''}",
+        value=worst,
+        limit=GUIDANCE_LIMIT,
+        unit="relative to its terms",
+        step=step,
+        seed=seed,
+        setting=_scale_setting([row[3] for row in seen]) if differs else None,
+    )
+
+
+@dataclass(frozen=True)
+class _Combined:
+    """How a guided velocity was made of its branches: the error with the reference's `scale`, with the
+    `effective` one that fits best, and that in words."""
+
+    scale: float
+    effective: float | None
+    error: float
+    rest: float
+    told: str
+
+
+def _scale_setting(seen: Sequence[_Combined]) -> str | None:
+    """The setting of the guidance scale that is another, where that alone explains every velocity."""
+    scales = [found.effective for found in seen if found.effective is not None]
+    if len(scales) < len(seen) or any(found.rest > GUIDANCE_LIMIT for found in seen):
+        return None
+    constant = max(scales) - min(scales) <= SAME_SCALE * max(abs(value) for value in scales)
+    theirs = {found.scale for found in seen}
+    if constant != (len(theirs) == 1):
+        return "dynamic_guidance"
+    return "guidance_scale" if all(found.error > GUIDANCE_LIMIT for found in seen) else None
+
+
+def _combined(branches: Array, came: NDArray[Any], given: Array, scale: float) -> _Combined:
+    terms = branches.astype(np.float64)
+    if not np.isfinite(terms).all():
+        return _Combined(scale, None, 0.0, 0.0, "")  # the branches are to blame, judged as such
+    if len(terms) == 1:
+        expected, size = terms[0], float(np.linalg.norm(terms[0]))
+        error = _off(came, expected, size)
+        return _Combined(scale, None, error, error, "")
+    gap = terms[1] - terms[0]
+    size = float(np.linalg.norm(terms[0]) + scale * np.linalg.norm(gap) + np.linalg.norm(given))
+    error = _off(came, terms[0] + scale * gap, size)
+    if not math.isfinite(error):
+        return _Combined(scale, None, error, error, "")
+    effective = float(np.vdot(came.ravel() - terms[0].ravel(), gap.ravel()))
+    effective /= max(float(np.vdot(gap, gap)), 1e-300)
+    return _Combined(
+        scale, effective, error, _off(came, terms[0] + effective * gap, size),
+        f"; the scale it amounts to is {effective:.4g}, the reference's is {scale:.4g}",
+    )  # fmt: skip
+
+
+def _off(came: NDArray[Any], expected: NDArray[Any], size: float) -> float:
+    if came.size != expected.size or not np.isfinite(came).all():
+        return math.inf
+    return float(np.linalg.norm(came.ravel() - expected.ravel()) / size)
+
+
+def judge_solver(data: LocalData, a: Answers, b: Answers, stage: str, bound: float) -> Evidence:
+    """All solver steps on the same velocities and draws; the first step past the limit is named.
+
+    Where only the noise of that step is another than the tape's, it is the noise that differs; where
+    the steps are those of the other sampler, that setting is named.
+    """
+    values = {s: solver_gaps(a, b, s) for s in data.settings.seeds[:2]}
+    at = max(values, key=lambda s: max(values[s]))
+    worst = max(values[at])
+    past = [k for gaps in values.values() for k, gap in enumerate(gaps) if gap > bound]
+    first = min(past, default=None)
+    noise = first is not None and _foreign_draw(data, a, b, first, bound)
+    other = _other_sampler(data, b, at) if first is not None and not noise else None
+    return Evidence(
+        stage=stage,
+        check=f"{stage}.solver",
+        component="noise" if noise else "solver",
+        outcome="agrees" if worst <= bound else "differs",
+        detail=f"solver states on the same velocities and noise: {worst:.3g}, limit {bound:.3g}"
+        + (f", from step {first} on" if first is not None else "")
+        + ("; the step is right but for its noise, which is not the tape's draw" if noise else "")
+        + (f"; they are the steps of {other}, where {data.case.sampler} is asked" if other else ""),
+        value=worst,
+        limit=bound,
+        unit="relative L2",
+        step=first,
+        seed=at,
+        setting="sampler" if other else None,
+    )
+
+
+def _foreign_draw(data: LocalData, a: Answers, b: Answers, step: int, bound: float) -> bool:
+    """Whether the first wrong step used another draw, at every seed at which it is wrong."""
+    if data.case.sampler != "dpm":
+        return False
+    found: list[bool] = []
+    for seed in data.settings.seeds[:2]:
+        gaps = solver_gaps(a, b, seed)
+        if len(gaps) > step and bound < gaps[step] < math.inf:
+            right, came = (side.tensors[f"solve.s{seed}.states"][step] for side in (a, b))
+            shape = data.reference.full.tensors[f"s{seed}.{data.steps[0]}.in"].shape
+            inputs, velocities = _operands(data, a, seed)
+            around = slice(max(0, step - 1), step + 1)
+            operands = [*inputs[around], *velocities[around]]
+            found.append(foreign_draw(data.table, step, seed, shape, right, came, operands))
+    return bool(found) and all(found)
+
+
+def _operands(data: LocalData, side: Answers, seed: int) -> tuple[Array, Array]:
+    """Sketches (N, 512) of the latents and velocities that a side's solver steps computed from; see
+    `answers._solve`."""
+    tensors, states = data.reference.full.tensors, side.tensors[f"solve.s{seed}.states"]
+    first = sketch_array(tensors[f"s{seed}.{data.steps[0]}.in"])
+    velocities = [
+        sketch_array(tensors[f"s{seed}.{nearest(data.steps, k)}.velocity"])
+        for k in range(len(states))
+    ]
+    return np.stack([first, *states[:-1]]), np.stack(velocities)
+
+
+def _other_sampler(data: LocalData, b: Answers, seed: int) -> str | None:
+    """The sampler whose formulas the candidate's states follow, if it is not the one that was asked."""
+    other = "dpm" if data.case.sampler == "ddim" else "ddim"
+    shape = data.reference.full.tensors[f"s{seed}.{data.steps[0]}.in"].shape
+    states = b.tensors[f"solve.s{seed}.states"]
+    if len(states) != len(data.table.timesteps):
+        return None
+    steps = replay(data.table, other, *_operands(data, b, seed), tape_noise(seed, shape))
+    near = all(
+        step.error(came) <= REPLAY_LIMIT and np.isfinite(step.state).all()
+        for step, came in zip(steps, states, strict=True)
+    )
+    return other if near else None
+
+
+def solver_gaps(a: Answers, b: Answers, seed: int) -> list[float]:
+    """The distance of the two sides' states after every solver step."""
+    x, y = a.tensors[f"solve.s{seed}.states"], b.tensors[f"solve.s{seed}.states"]
+    if x.shape != y.shape:
+        return [math.inf]
+    return [relative(p, q) for p, q in zip(x, y, strict=True)]
