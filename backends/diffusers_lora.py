@@ -83,7 +83,7 @@ def attach_lora(pipe: Any, lora: str, scale: float, mode: str, model: str) -> At
     return AttachedLora(layers)
 
 
-def _tuned(transformer: nn.Module) -> dict[str, Any]:
+def tuned_layers(transformer: nn.Module) -> dict[str, Any]:
     """The layers that carry our adapter, by canonical name."""
     return {
         PREFIX + name: module
@@ -96,7 +96,7 @@ def _in_force(transformer: nn.Module) -> dict[str, tuple[int, float]]:
     """Rank and factor of each layer as its forward uses them; 0 for a switched-off adapter."""
     return {
         name: (int(module.r[ADAPTER]), float(module.scaling[ADAPTER]) if _active(module) else 0.0)
-        for name, module in _tuned(transformer).items()
+        for name, module in tuned_layers(transformer).items()
     }
 
 
@@ -105,7 +105,7 @@ def _active(module: Any) -> bool:
 
 
 def _check_loaded(transformer: nn.Module, lora: Lora) -> None:
-    tuned = _tuned(transformer)
+    tuned = tuned_layers(transformer)
     if set(tuned) != set(lora.modules):
         odd = set(tuned) ^ set(lora.modules)
         raise CheckpointError(

@@ -75,7 +75,7 @@ class Local:
 def equalising(reference: PipelineRecord, candidate: PipelineRecord) -> str | None:
     """The healthy member that gives the reference the candidate's epsilon of the last norm, if any."""
     mine, other = reference.policies["layer_norm_eps"], candidate.policies["layer_norm_eps"]
-    if mine == other or known_difference("layer_norm_eps", mine, other) is None:
+    if known_difference("layer_norm_eps", mine, other) is None:
         return None  # any other value is nobody's policy
     return f"norm_eps:{other}"
 

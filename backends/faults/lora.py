@@ -7,18 +7,13 @@ from typing import Any
 import torch
 
 from backends.base import Pipeline
-from backends.diffusers_lora import ADAPTER
+from backends.diffusers_lora import ADAPTER, tuned_layers
 from backends.faults.planting import module, stack
 from backends.patches import patch
 
 
 def _layers(pipeline: Pipeline) -> dict[str, Any]:
-    """The transformer's layers that carry the live LoRA, by name."""
-    return {
-        name: layer
-        for name, layer in module(pipeline, "transformer").named_modules()
-        if ADAPTER in getattr(layer, "lora_A", {})
-    }
+    return tuned_layers(module(pipeline, "transformer"))
 
 
 @patch("lora_scale_by_rank")
@@ -60,7 +55,7 @@ def value_stronger(pipeline: Pipeline) -> None:
 @patch("lora_layer_lost")
 def layer_lost(pipeline: Pipeline) -> None:
     """The keys of one block's output projection did not match, and nobody noticed."""
-    layer = _layers(pipeline)["transformer_blocks.3.attn1.to_out.0"]
+    layer = _layers(pipeline)["transformer.transformer_blocks.3.attn1.to_out.0"]
     layer.scaling[ADAPTER] = 0.0
 
 

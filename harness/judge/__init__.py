@@ -70,7 +70,6 @@ def exact_findings(
         policy: row
         for policy, value in a.policies.items()
         if (row := known_difference(policy, value, b.policies.get(policy))) is not None
-        and value != b.policies.get(policy)
     }
     named = local.declared if local is not None else []
     told = {finding.name for finding in named}

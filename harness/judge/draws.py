@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from backends.base import ScheduleTable
 from backends.noise import draw_slot, standard_normal
 from backends.sketch import sketch_array
-from harness.judge.solver import NoiseOf, Vector, noise_coefficient
+from harness.judge.solver import NoiseOf, Vector, dpm_noise
 
 MISSING, SIZE = 0.2, 0.25
 """How near to the whole the missing part, and the size of its replacement, must be; a sketch of 512
@@ -39,9 +39,8 @@ def foreign_draw(
     """Whether step `step` of DPM, whose results have the sketches `right` and `came` (512,), used
     another draw than the tape's of `seed`. `shape` is that of the latents, `operands` the sketches of
     what the step computes from: latents and velocities of this step and the one before."""
-    second = step > 0 and table.alpha_bar_next[step] < 1
-    drawn = standard_normal(seed, draw_slot("step", step, 1 if second else 0), shape)
-    due = noise_coefficient(table, step) * sketch_array(drawn).astype(np.float64)
+    factor, index = dpm_noise(table, step)
+    due = factor * tape_noise(seed, shape)(step, index)
     size = float(np.linalg.norm(due))
     if size == 0:
         return False

@@ -122,7 +122,9 @@ KNOWN: tuple[KnownDifference, ...] = (
 
 
 def known_difference(policy: str, a: Any, b: Any) -> KnownDifference | None:
-    """The registered difference of `policy` between values `a` and `b`, if there is one."""
+    """The registered difference of `policy` between values `a` and `b`; None for equal ones."""
+    if a == b:
+        return None
     return next((row for row in KNOWN if row.policy == policy and row.between(a, b)), None)
 
 

@@ -101,9 +101,10 @@ def replay(
     return found
 
 
-def noise_coefficient(table: ScheduleTable, step: int) -> float:
-    """What a DPM step multiplies its noise by."""
-    return _dpm(table, step).noise
+def dpm_noise(table: ScheduleTable, step: int) -> tuple[float, int]:
+    """What a DPM step multiplies its noise by, and the index of the draw that is its noise."""
+    made = _dpm(table, step)
+    return made.noise, made.drawn
 
 
 def _ddim(table: ScheduleTable, step: int) -> _Step:
