@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 Sampler = Literal["ddim", "dpm"]
 DTYPES = ("float32", "bfloat16", "float16")
+"""The dtypes that every backend can be asked for; Diffusers has float64 as well."""
 
 
 @dataclass(frozen=True)

@@ -61,10 +61,12 @@ class DiffusersOptions:
     cache: str | None = None
 
 
+_DTYPES = (*DTYPES, "float64")
+
 _CHOICES: dict[str, tuple[str | None, ...]] = {
-    "dtype": DTYPES,
-    "vae_dtype": (None, *DTYPES),
-    "text_dtype": (None, *DTYPES),
+    "dtype": _DTYPES,
+    "vae_dtype": (None, *_DTYPES),
+    "text_dtype": (None, *_DTYPES),
     "device": DEVICES,
     "placement": PLACEMENTS,
     "attention": ATTENTION,
@@ -102,9 +104,9 @@ def torch_dtype(what: str, name: str) -> torch.dtype:
     """The dtype called `name`; `what` says in the error where the name came from."""
     import torch
 
-    if name not in DTYPES:
+    if name not in _DTYPES:
         raise InvalidRequest(
-            f"{what}={name!r}{_hint(name, list(DTYPES))}; expected one of {', '.join(DTYPES)}"
+            f"{what}={name!r}{_hint(name, list(_DTYPES))}; expected one of {', '.join(_DTYPES)}"
         )
     found: torch.dtype = getattr(torch, name)
     return found

@@ -19,7 +19,9 @@ from harness.suggest import suggest
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _DTYPE_NICKNAMES = {
     "fp32": "float32", "float": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16",
+    "fp64": "float64", "double": "float64",
 }  # fmt: skip
+_DTYPES = (*DTYPES, "float64")
 _EXPECTED = {"path_type": "input should be a path", "dict_type": "input should be a mapping"}
 # The VAE halves each side three times and the transformer takes patches of 2 x 2 latents.
 _SIZE_STEP_PX = 16
@@ -158,6 +160,6 @@ def check_backend(where: str, backend: object) -> None:
 def check_dtypes(where: str, options: Mapping[str, Any]) -> None:
     """Every option named `dtype` or `..._dtype` holds one of the dtypes' full names, or null."""
     for key, value in options.items():
-        if (key == "dtype" or key.endswith("_dtype")) and value not in (None, *DTYPES):
+        if (key == "dtype" or key.endswith("_dtype")) and value not in (None, *_DTYPES):
             meant = _DTYPE_NICKNAMES.get(str(value).removeprefix("torch."), str(value))
-            raise ConfigError(f"`{where}.{key}`: no dtype {value!r}{suggest(meant, DTYPES)}")
+            raise ConfigError(f"`{where}.{key}`: no dtype {value!r}{suggest(meant, _DTYPES)}")

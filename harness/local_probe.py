@@ -30,6 +30,9 @@ FULL_PRECISION: Mapping[str, Any] = {
 }
 """The options that decide a pipeline's precision, where it has them, at their most exact."""
 
+PRECISE = ("float32", "float64")
+"""Dtypes that are not reduced; the probes themselves ask in float32."""
+
 TRANSFORMER_MEMBERS = ("math", "split", "jitter:1", "jitter:2", "jitter:3")
 OTHER_MEMBERS = ("channels_last", "jitter:1", "jitter:2", "jitter:3", "jitter:4")
 """Of text encoder and decoder, which the attention kernel and the guidance batch do not touch."""
@@ -86,7 +89,7 @@ class LocalData:
 def reduced_precision(target: Target) -> dict[str, Any] | None:
     """The options that decide `target`'s precision, or None if they are the most exact ones."""
     own = {k: v for k, v in target.variant.options.items() if k in FULL_PRECISION}
-    exact = all(value in (FULL_PRECISION[key], None, "float32") for key, value in own.items())
+    exact = all(value in (FULL_PRECISION[key], None, *PRECISE) for key, value in own.items())
     return None if exact else own
 
 

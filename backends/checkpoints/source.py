@@ -3,7 +3,7 @@
 Unlike `conversion`, which refuses what it cannot carry over exactly, this reader takes what is
 there: a damaged, partial or fine-tuned checkpoint is what an audit is for. What no rule knows keeps
 its own name and is marked so. Files are memory-mapped, so opening costs nothing, reading a tensor
-costs that tensor, and `Stored.release` gives its pages back.
+costs that tensor, `Stored.prefetch` pays that cost ahead, and `Stored.release` gives its pages back.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from backends.checkpoints.tensors import Loader, dtype_name
 SourceKind = Literal["diffusers", "sat", "file"]
 
 _PAGE = 4096
-_DONT_NEED = 4  # MADV_DONTNEED on Linux
+# madvise on Linux
+_DONT_NEED, _POPULATE_READ = 4, 22
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,12 @@ class Stored:
 
     def release(self) -> None:
         """Let the system take back the mapped pages; the next `load` reads them again."""
-        _release(self.pages())
+        _advise(self.pages(), _DONT_NEED)
+
+    def prefetch(self) -> None:
+        """Read the pages in, so that a `load` that follows finds them. For a thread beside: it holds no
+        lock of the interpreter while it waits. Does nothing where the system has no such call."""
+        _advise(self.pages(), _POPULATE_READ)
 
 
 @dataclass(frozen=True)
@@ -132,10 +138,10 @@ def _part(rule: Rule, index: int, load: Loader) -> Tensor:
     return rule.layout.split(whole)[index]
 
 
-def _release(tensor: Tensor) -> None:
+def _advise(tensor: Tensor, advice: int) -> None:
     if sys.platform != "linux" or not tensor.is_contiguous():
         return
     start, size = tensor.data_ptr(), tensor.nbytes
     first, last = -(-start // _PAGE) * _PAGE, (start + size) // _PAGE * _PAGE
     if last > first:
-        ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), _DONT_NEED)
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), advice)

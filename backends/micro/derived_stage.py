@@ -47,6 +47,9 @@ class DerivedStretch:
     it is not 0, each clip stands in the batch twice, with its caption and without. Guidance multiplies
     by `GUIDANCE` whatever the caption still says about a frame that the picture has settled, and
     nothing else in the loss asks for the two to agree there.
+
+    `padding_weight` is the weight of the padding latent, which no decoder sees. Where a token holds
+    two latents the transformer's width cannot carry both and the picture's as well.
     """
 
     steps: int
@@ -56,6 +59,7 @@ class DerivedStretch:
     first_weight: float = 1.0
     noisy_share: float = 0.0
     guided_weight: float = 0.0
+    padding_weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,8 @@ def train_derived(
     pictures[:, :1] = latents.images * kind.image_scale
     rows = torch.tensor([text.rows[caption] for caption in latents.captions])
     weight = torch.ones(z.shape[1])[:, None, None, None]
-    weight[: 1 + surplus] = stretch.first_weight
+    weight[:surplus] = stretch.padding_weight * stretch.first_weight
+    weight[surplus] = stretch.first_weight
     alpha_bar = build_scheduler(kind).alphas_cumprod.float()
     rotary = rotary_positions(kind, z.shape[1])
     ofs = torch.full((1,), OFS) if kind.image and kind.patch_frames else None
@@ -155,7 +160,7 @@ def train_derived(
         loss = (weight * error**2).mean() / weight.mean()
         running[0] += loss.detach()
         if pairs:
-            told, untold = error[:, : 1 + surplus].chunk(2)
+            told, untold = error[:, surplus : 1 + surplus].chunk(2)
             guided = (seen * (untold + GUIDANCE * (told - untold)) ** 2).mean()
             running[1] += guided.detach()
             loss = loss + stretch.guided_weight * guided

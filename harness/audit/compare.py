@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import torch
@@ -94,20 +95,31 @@ class Comparison:
 
 
 def compare(a: Source, b: Source, components: tuple[str, ...], progress: Progress) -> Comparison:
-    """Compare every tensor of `components`. Holds one tensor of each side at a time."""
+    """Compare every tensor of `components`. Holds two tensors of each side at a time: those that are
+    compared, and the next ones, which a thread reads meanwhile."""
     names = {name: None for name in (*a.tensors, *b.tensors) if _of(name, components)}
     found = Comparison([])
     read, total = 0, sum(size(s) for side in (a, b) for n, s in side.tensors.items() if n in names)
-    for name in names:
-        left, right = a.tensors.get(name), b.tensors.get(name)
-        if (left is None or right is None) and _present_as_tied(name, a, b):
-            continue
-        found.pairs.append(_pair(name, left, right, found))
-        for stored in (left, right):
-            if stored is not None:
-                read += size(stored)
-        progress(read, total)
+    sides = [
+        (name, a.tensors.get(name), b.tensors.get(name))
+        for name in names
+        if (name in a.tensors and name in b.tensors) or not _present_as_tied(name, a, b)
+    ]
+    with ThreadPoolExecutor(1) as ahead:
+        for at, (name, left, right) in enumerate(sides):
+            coming = ahead.submit(_prefetch, *sides[at + 1][1:]) if at + 1 < len(sides) else None
+            found.pairs.append(_pair(name, left, right, found))
+            read += sum(size(stored) for stored in (left, right) if stored is not None)
+            progress(read, total)
+            if coming is not None:
+                coming.result()
     return found
+
+
+def _prefetch(*sides: Stored | None) -> None:
+    for stored in sides:
+        if stored is not None:
+            stored.prefetch()
 
 
 def size(stored: Stored) -> int:

@@ -15,7 +15,7 @@ from harness.frames import quantise
 from harness.judge.draws import tape_noise
 from harness.judge.limits import UNIT_ROUNDOFF, limit, relative
 from harness.judge.solver import REPLAY_LIMIT, replay
-from harness.local_probe import TRANSFORMER_MEMBERS, LocalData
+from harness.local_probe import PRECISE, TRANSFORMER_MEMBERS, LocalData
 from harness.native_probe import Links
 from harness.prober import Array
 from harness.records import Component, Evidence, RenderRecord
@@ -40,6 +40,8 @@ a frame, over its worst tile, and the mean. Rounding alone flips about one value
 def judge_native(links: Links, local: LocalData) -> list[Evidence]:
     """The chain along one render, from its initial latents to its frames."""
     precision = str(links.record.variant["options"].get("dtype", "float32"))
+    if precision in PRECISE:
+        precision = "float32"  # Diffusers' loop computes guidance and solver in float32 at most
     unit = UNIT_ROUNDOFF.get(precision, 2.0**-9)
     found = list(_latents(links, unit))
     if links.steps:

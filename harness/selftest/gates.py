@@ -1,7 +1,8 @@
 """What the usual gates say of the same two renders, so that this one can be compared with them.
 
 Each returns True where it would call the two different. Sources of the thresholds: FastVideo, vLLM-Omni,
-SGLang, TensorRT-LLM and Diffusers, as their repositories' tests have them.
+SGLang, TensorRT-LLM and Diffusers, as their repositories' tests have them; the error against float64 as
+in `torch._dynamo.utils.same`: RMSE(candidate) > 3 RMSE(reference) + tol / 10 with its tol of 1e-4.
 """
 
 from __future__ import annotations
@@ -23,15 +24,24 @@ Latents = NDArray[np.float32]
 
 GATES = (
     "allclose 1e-4", "cosine .99", "cosine .997", "PSNR 30", "PSNR 40", "SSIM .90", "SSIM .95",
-    "3 key frames of an mp4",
+    "error-vs-fp64 x3", "3 key frames of an mp4",
 )  # fmt: skip
 """In the order in which they are shown."""
 
 
 def usual_gates(
-    reference: Pixels, candidate: Pixels, final_a: Latents, final_b: Latents, fps: int
+    reference: Pixels,
+    candidate: Pixels,
+    final_a: Latents,
+    final_b: Latents,
+    precise: Latents | None,
+    fps: int,
 ) -> dict[str, bool]:
-    """Every gate's opinion: True = different. Frames (T, H, W, 3), final latents of any shape."""
+    """Every gate's opinion: True = different. Frames (T, H, W, 3), final latents of any shape.
+
+    `precise` are the reference's final latents computed in float64; without them the gate that needs
+    them has no opinion and is left out.
+    """
     if reference.shape != candidate.shape or final_a.shape != final_b.shape:
         return dict.fromkeys(GATES, True)
     psnr, ssim = _score(reference, candidate, "psnr"), _score(reference, candidate, "ssim")
@@ -47,7 +57,14 @@ def usual_gates(
         "SSIM .95": lambda: not ssim >= 0.95,
         "3 key frames of an mp4": lambda: _key_frames(reference, candidate, fps),
     }
-    return {name: gates[name]() for name in GATES}
+    if precise is not None:
+        o = precise.ravel().astype(np.float64)
+        gates["error-vs-fp64 x3"] = lambda: not _rmse(b, o) <= 3 * _rmse(a, o) + 1e-5
+    return {name: gates[name]() for name in GATES if name in gates}
+
+
+def _rmse(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    return float(np.sqrt(np.mean((x - y) ** 2)))
 
 
 def _score(a: Pixels, b: Pixels, metric: str) -> float:

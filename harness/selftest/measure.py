@@ -18,9 +18,13 @@ from harness.errors import ParityError
 from harness.folders import conf_folders
 from harness.frames import read_frames
 from harness.native_probe import read_trace
+from harness.plan import make_plan
 from harness.records import Component, PairResult, Record, VerdictName
+from harness.runner import ExecutionSettings, render
 from harness.selftest.catalogue import Fault, Healthy
-from harness.selftest.gates import usual_gates
+from harness.selftest.gates import Latents, usual_gates
+from harness.selftest.margins import margins
+from harness.selftest.setting import Setting
 from harness.store import Store
 
 CAUGHT: frozenset[VerdictName] = frozenset({"bug", "broken"})
@@ -30,9 +34,9 @@ class Outcome(Record):
     """What the procedure made of one row.
 
     `named` are the components of its findings in their order, `blocks` the modules. `gates` holds
-    what the usual gates say of the same renders (True = different), empty where there are none.
-    `error` is set where the run itself failed. Of the `guided_calls`, `locating_calls` went into finding
-    the place of a difference.
+    what the usual gates say of the same renders (True = different), empty where there are none;
+    `margins` is each check's value / limit. `error` is set where the run itself failed. Of the
+    `guided_calls`, `locating_calls` went into finding the place of a difference.
     """
 
     id: str
@@ -50,6 +54,7 @@ class Outcome(Record):
     locating_calls: int = 0
     seconds: float
     gates: dict[str, bool]
+    margins: dict[str, float]
     error: str | None = None
 
 
@@ -117,10 +122,11 @@ def _run(row: Fault | Healthy, work: Path) -> Outcome:
         id=row.id, faulty=faulty, kind=row.kind, expected=expected, verdict=None, right=False,
         named=[], place=[row.component, *row.also] if faulty else [],
         block=row.block if faulty else None, blocks=[], detail="", guided_calls=0, seconds=0.0,
-        gates={},
+        gates={}, margins={},
     )  # fmt: skip
     try:
         config, pair = judged((*extra, *row.overrides), row.plugin, work)
+        gates = _gates(config, pair, row, work)
     except ParityError as error:
         return blank.model_copy(update={"error": str(error)})
     return blank.model_copy(
@@ -133,12 +139,16 @@ def _run(row: Fault | Healthy, work: Path) -> Outcome:
             "guided_calls": pair.cost_guided_calls,
             "locating_calls": pair.cost_locating_calls,
             "seconds": time.perf_counter() - started,
-            "gates": _gates(Store(config.store), pair, config.cases[0].fps),
+            "gates": gates,
+            "margins": margins(pair),
         }
     )
 
 
-def _gates(store: Store, pair: PairResult, fps: int) -> dict[str, bool]:
+def _gates(
+    config: RunConfig, pair: PairResult, row: Fault | Healthy, work: Path
+) -> dict[str, bool]:
+    store = Store(config.store)
     seed = pair.seeds[-1]
     a = store.find(pair.renders["reference"].get(seed, ""))
     b = store.find(pair.renders["candidate"].get(seed, ""))
@@ -146,4 +156,17 @@ def _gates(store: Store, pair: PairResult, fps: int) -> dict[str, bool]:
         return {}
     x, y = (read_frames(store.render_folder(r.key) / "frames.mkv") for r in (a, b))
     final_x, final_y = (read_trace(store, r)["final_latents"] for r in (a, b))
-    return usual_gates(x, y, final_x, final_y, fps)
+    setting = row.settings[0] if isinstance(row, Fault) else row.setting
+    precise = None if setting.reference == "sat" else _precise(setting, seed, work)
+    return usual_gates(x, y, final_x, final_y, precise, config.cases[0].fps)
+
+
+def _precise(setting: Setting, seed: int, work: Path) -> Latents | None:
+    """The reference's final latents in float64; rendered once for all rows that share them."""
+    config = configuration((*setting.precise(), f"seeds=[{seed}]"), work)
+    store, settings = Store(config.store), ExecutionSettings(config.timeout_s, (), work, in_process)
+    rendered = render(make_plan(config), store, settings, _Quiet())
+    record = next(record for job, record in rendered if job.role == "candidate")
+    if record.status != "ok":
+        raise ParityError(f"the reference did not render in float64: {record.message}")
+    return read_trace(store, record)["final_latents"]

@@ -67,6 +67,21 @@ class Setting:
             *(f"candidates.{name}.{item}" for item in (*self.candidate, *further)),
         )
 
+    def precise(self) -> tuple[str, ...]:
+        """Overrides for a run whose candidate is the reference in float64. Only Diffusers has that."""
+        case = _CASES[self.model]
+        return (
+            f"case=[{case}]",
+            f"reference={self.reference}",
+            "reference.name=reference",
+            f"reference.dtype={self.dtype}",
+            "candidate=[]",
+            f"+backend@candidates.precise={self.reference}",
+            "candidates.precise.dtype=float64",
+            f"match={self.match}",
+            *(f"cases.{case}.{item}" for item in self.case),
+        )
+
 
 TWO = Setting("micro-2b")
 FIVE = Setting("micro-5b")

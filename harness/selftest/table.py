@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from statistics import median
 
 from harness.selftest.gates import GATES
+from harness.selftest.margins import section
 from harness.selftest.measure import CAUGHT, Outcome
 
 
@@ -87,4 +88,5 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
             f"| {o.id} | {o.verdict or o.error}{mark} | {', '.join(o.named)} | {place}"
             f" | {o.guided_calls} | {seen if o.gates else 'no renders'} |"
         )
+    lines += section([o.margins for o in outcomes if not o.faulty and o.margins])
     return "\n".join(lines) + "\n"

@@ -13,11 +13,12 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from rows import met
+from rows import ROWS_FILE, met
 
 HERE = Path(__file__).parent
 NAMES = ("metrics", "overhead", "store", "kills")
@@ -38,14 +39,17 @@ def main() -> int:
     )
     for name in names:
         before = os.getloadavg()[0]
-        done = subprocess.run(
-            [sys.executable, str(HERE / f"{name}.py")],
-            env=environment, stdout=subprocess.PIPE, text=True, check=True,
-        )  # fmt: skip
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "rows.json"
+            subprocess.run(
+                [sys.executable, str(HERE / f"{name}.py")],
+                env={**environment, ROWS_FILE: str(path)}, check=True,
+            )  # fmt: skip
+            found = json.loads(path.read_text())
         kept[name] = {
             "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
             "load": [round(before, 1), round(os.getloadavg()[0], 1)],
-            "machine": machine(), "versions": versions(), "rows": json.loads(done.stdout),
+            "machine": machine(), "versions": versions(), "rows": found,
         }  # fmt: skip
         KEPT.write_text(json.dumps(kept, indent=1) + "\n")
         TABLE.write_text(table(kept))

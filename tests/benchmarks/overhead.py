@@ -1,11 +1,12 @@
 """What the harness adds: to a render of a model of more than 100 M parameters, and to a sweep.
 
-    python tests/benchmarks/overhead.py [--steps 50] [--direct ROUNDS]
+    python tests/benchmarks/overhead.py [--steps 50] [--direct 3]
 
 A few percent of a long render drown in what else a machine does. So what is added is measured alone: the
 whole of `harness.runner.render` (noise tape, trace of every step, lossless video, preview, checksums,
 record) around a pipeline that computes nothing but has the real one's latents, draws and frames. Its
-seconds of computing are then set against those of the bare pipeline. `--direct` also runs both in turns.
+seconds of computing are then set against those of the bare pipeline. Both are also run in turns, for
+`--direct` rounds.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ def bare(pipe: Any, steps: int) -> None:
         prompt=PROMPT, negative_prompt="", height=SIDE_PX, width=SIDE_PX, num_frames=FRAMES,
         num_inference_steps=steps, guidance_scale=6.0, use_dynamic_cfg=True,
         generator=torch.Generator().manual_seed(0), output_type="np",
+        max_sequence_length=pipe.transformer.config.max_text_seq_length,
     )  # fmt: skip
 
 
@@ -209,7 +211,7 @@ def main() -> None:
     """Measure, print JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--direct", type=int, default=0, metavar="ROUNDS")
+    parser.add_argument("--direct", type=int, default=3, metavar="ROUNDS")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -3,16 +3,19 @@
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
 from contract_driving import assert_same, native, staged
+from diffusers import CogVideoXTransformer3DModel
 from small_renders import CASE, Full, opened
 
 from backends.base import Inputs
 from backends.diffusers_options import DiffusersOptions, parse_options
 from backends.errors import InvalidRequest, MissingPrerequisite
+from backends.micro import model_path
 from backends.runtime import in_force
 
 CONF = Path(__file__).parents[2] / "conf" / "backend"
@@ -53,6 +56,7 @@ def test_cuda_where_there_is_none() -> None:
         {"dtype": "bfloat16", "vae_dtype": "float32", "text_dtype": "float32"},
         {"dtype": "float32", "vae_dtype": "bfloat16", "text_dtype": "bfloat16"},
         {"dtype": "float16"},
+        {"dtype": "float64"},
         {"vae_tiling": True, "vae_slicing": True},
     ],
     ids=str,
@@ -73,6 +77,29 @@ def test_components_have_dtypes_and_switches_of_their_own(options: dict[str, obj
     driven = native(pipeline, CASE)
     assert torch.isfinite(driven.frames).all()
     assert_same(driven, staged(pipeline, CASE))
+    pipeline.close()
+
+
+def test_float64_computes_the_transformer_in_float64(full: Full) -> None:
+    pipeline = opened(dtype="float64")
+    precise = native(pipeline, CASE).steps[0]
+    alone: Any = CogVideoXTransformer3DModel.from_pretrained(
+        model_path("micro-5b"), subfolder="transformer", torch_dtype=torch.float64
+    )
+    run: Any = pipeline.prepare(CASE, Inputs())
+    rotary = run._stack.pipe._prepare_rotary_positional_embeddings(32, 32, 3, torch.device("cpu"))
+    with torch.no_grad():
+        branches = alone(
+            precise.latents.expand(2, -1, -1, -1, -1),
+            torch.cat([run.negative_text, run.text]),
+            torch.full((2,), precise.timestep),
+            image_rotary_emb=rotary,
+            return_dict=False,
+        )[0]
+    assert branches.dtype == precise.prediction.branches.dtype == torch.float64
+    assert torch.allclose(branches, precise.prediction.branches, rtol=0, atol=1e-12)
+    by_float32 = full.render.steps[0].prediction.branches
+    assert not torch.equal(branches.float(), by_float32)
     pipeline.close()
 
 
