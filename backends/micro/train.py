@@ -53,6 +53,9 @@ DERIVED_STRETCHES = {
     "micro-1.5-5b-i2v": [
         DerivedStretch(300, 0.002, 100, 4),
         DerivedStretch(250, 0.003, 50, 254, first_weight=4.0, noisy_share=0.5),
+        DerivedStretch(500, 0.003, 50, 554, 6.0, guided_weight=0.5, padding_weight=0.03),
+        DerivedStretch(1200, 0.003, 50, 1054, 1.0, guided_weight=0.3, padding_weight=0.03),
+        DerivedStretch(1500, 0.003, 50, 2254, 1.0, 0.3, guided_weight=0.3, padding_weight=0.03),
     ],
 }
 

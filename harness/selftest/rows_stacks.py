@@ -10,9 +10,11 @@ from harness.selftest.setting import (
     SAT_FIVE_BF16,
     SAT_FIVE_OWN,
     SAT_IMAGE,
+    SAT_IMAGE_BF16,
     SAT_LATER,
     SAT_LATER_BF16,
     SAT_LATER_IMAGE,
+    SAT_LATER_IMAGE_BF16,
     SAT_LATER_OWN,
     SAT_TWO,
     SAT_TWO_BF16,
@@ -21,7 +23,9 @@ from harness.selftest.setting import (
 )
 
 _FOUR = (SAT_TWO, SAT_FIVE, SAT_TWO_BF16, SAT_FIVE_BF16)
-_MORE = (SAT_IMAGE, SAT_LATER, SAT_LATER_BF16, SAT_LATER_IMAGE)
+_MORE = (
+    SAT_IMAGE, SAT_IMAGE_BF16, SAT_LATER, SAT_LATER_BF16, SAT_LATER_IMAGE, SAT_LATER_IMAGE_BF16,
+)  # fmt: skip
 
 
 def _turned(setting: Setting) -> Setting:

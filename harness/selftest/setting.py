@@ -110,6 +110,8 @@ SAT_IMAGE = Setting("micro-5b-i2v", "sat", "diffusers", match="shared")
 SAT_LATER = Setting("micro-1.5-5b", "sat", "diffusers", match="shared")
 SAT_LATER_BF16 = Setting("micro-1.5-5b", "sat", "diffusers", "bfloat16", "shared")
 SAT_LATER_IMAGE = Setting("micro-1.5-5b-i2v", "sat", "diffusers", match="shared")
+SAT_IMAGE_BF16 = Setting("micro-5b-i2v", "sat", "diffusers", "bfloat16", "shared")
+SAT_LATER_IMAGE_BF16 = Setting("micro-1.5-5b-i2v", "sat", "diffusers", "bfloat16", "shared")
 """A defective SAT against Diffusers, everything shared that can be."""
 
 SAT_TWO_OWN = Setting("micro-2b", "sat", "sat")
