@@ -22,7 +22,7 @@ def main() -> None:
     folder = checkout()
     if folder is None:
         sys.exit(HOW)
-    from comparisons import compare, kinds_of, open_both, schedules_agree
+    from tree_comparisons import compare, kinds_of, open_both, schedules_agree
 
     from backends.environment import describe
 

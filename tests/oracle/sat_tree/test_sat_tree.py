@@ -27,14 +27,14 @@ CROSSED = 1e-5
 def _kinds() -> list[Any]:
     if (folder := checkout()) is None:
         return [None]
-    from comparisons import kinds_of
+    from tree_comparisons import kinds_of
 
     return kinds_of(generation(folder))
 
 
 @pytest.fixture(scope="module", params=_kinds(), ids=str)
 def both(request: pytest.FixtureRequest) -> Iterator[Any]:
-    from comparisons import open_both
+    from tree_comparisons import open_both
 
     from backends.errors import MissingPrerequisite
 
@@ -49,7 +49,7 @@ def both(request: pytest.FixtureRequest) -> Iterator[Any]:
 
 
 def test_every_stage_is_equal(both: Any) -> None:
-    from comparisons import compare
+    from tree_comparisons import compare
 
     figures = list(compare(*both))
     assert figures
@@ -61,7 +61,7 @@ def test_every_stage_is_equal(both: Any) -> None:
 
 
 def test_schedules_are_equal(both: Any) -> None:
-    from comparisons import schedules_agree
+    from tree_comparisons import schedules_agree
 
     kind, own, theirs = both
     assert schedules_agree(own, theirs, kind)

@@ -358,7 +358,7 @@ def _upstream_micro(upstream: Upstream, document: Any, folder: Path) -> tuple[An
 def _compare_micro(
     upstream: Upstream, name: str, schedule: Any, engine: SatEngine, network: Any, decoder: Any
 ) -> Iterator[Figure]:
-    shape = engine.latent_shape(17)
+    shape = engine.latent_shape(17, 64, 64)
     words = engine.encode_text("a red circle moving left on a white background")[0]
     text = torch.cat((torch.zeros_like(words), words))
     start = seeded(*shape, seed=5)

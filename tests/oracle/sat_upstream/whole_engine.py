@@ -1,9 +1,9 @@
 """Whole renders: CogVideo's own `SATVideoDiffusionEngine` beside the built-in `sat` backend.
 
 One SAT folder, written by the conversion, is opened by both; noise comes from one tape in the order in
-which upstream draws it. Compared are the text embedding, the picture's latents, what the network gave
-at each step, the solver's state after each step, and the frames. Tag v1.0 renders the 1.0 kinds, the
-main branch the 1.5 kinds.
+which upstream draws it, by the sampler that the folder's YAML names. Compared are the text embedding, the
+picture's latents, what the network gave at each step, the solver's state after each step, and the frames.
+Tag v1.0 renders the 1.0 kinds, the main branch the 1.5 kinds.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -86,6 +86,8 @@ def _compare(upstream: Upstream, source: Path, case: Case) -> Iterator[Figure]:
     with TemporaryDirectory() as work:
         folder = Path(work) / "sat"
         convert(source, folder, "sat")
+        target = OmegaConf.load(find_parts(folder)[0].config).model.sampler_config.target
+        case = replace(case, sampler="ddim" if target.endswith("DDIMSampler") else "dpm")
         came, image = _own(folder, case)
         expected = _theirs(upstream, folder, case, image)
     name = case.name
