@@ -1,9 +1,9 @@
 """Whole renders: CogVideo's own `SATVideoDiffusionEngine` beside the built-in `sat` backend.
 
 One SAT folder, written by the conversion, is opened by both; noise comes from one tape in the order in
-which upstream draws it, by the sampler that the folder's YAML names. Compared are the text embedding, the
-picture's latents, what the network gave at each step, the solver's state after each step, and the frames.
-Tag v1.0 renders the 1.0 kinds, the main branch the 1.5 kinds.
+which upstream draws it, by the sampler that the folder's YAML names. Compared are the text embedding,
+the picture's latents, what the network gave at each step, the solver's state after each step, and the
+frames. Tag v1.0 renders the 1.0 kinds, the main branch the 1.5 kinds.
 """
 
 from __future__ import annotations
