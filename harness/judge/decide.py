@@ -72,7 +72,10 @@ def decide(
     if differing:
         return "bug", [_sentence(e) for e in differing]
     if not probed:
-        return "inconclusive", [_worst(distances), "The two were not probed: `judge.probe` is off."]
+        return "inconclusive", [
+            _worst(distances),
+            "The two were not probed, because `judge.probe` is off; set it to true.",
+        ]
     unscored = [e for e in evidence if e.outcome == "unscored"]
     if unscored:
         return "inconclusive", [_sentence(e) for e in unscored]

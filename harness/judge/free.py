@@ -121,7 +121,7 @@ def free_evidence(divergence: Divergence, same_inputs: bool) -> list[Evidence]:
     healthy = [value for values in divergence.healthy for value in values]
     worst = max(divergence.candidate)
     seed_of = divergence.candidate.index(worst)
-    band = TOLERATED * max(divergence.healthy[seed_of], default=0.0)
+    band = bound = TOLERATED * max(divergence.healthy[seed_of], default=0.0)
     outcome = "agrees" if divergence.in_band else "noted"
     detail = (
         f"final latents: {worst:.3g}; {TOLERATED:g} times the largest healthy member {band:.3g}"
@@ -132,9 +132,9 @@ def free_evidence(divergence: Divergence, same_inputs: bool) -> list[Evidence]:
     elif not same_inputs:
         detail += "; a policy separates the two runs, so the band says nothing about them"
     elif not divergence.in_band:
+        bound = divergence.budgets[seed_of]
         detail += (
-            f"; error budget {divergence.budgets[seed_of]:.3g}, from a local error of"
-            f" {divergence.local:.2g} healthy ones"
+            f"; error budget {bound:.3g}, from a local error of {divergence.local:.2g} healthy ones"
         )
         outcome = "agrees" if divergence.in_budget else "differs"
     if bimodal(healthy):
@@ -148,7 +148,7 @@ def free_evidence(divergence: Divergence, same_inputs: bool) -> list[Evidence]:
             outcome=outcome,
             detail=detail,
             value=worst,
-            limit=band,
+            limit=bound,
             unit="relative L2",
             healthy=healthy,
         )
