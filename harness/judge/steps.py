@@ -139,7 +139,7 @@ def judge_solver(data: LocalData, a: Answers, b: Answers, stage: str, bound: flo
     """All solver steps on the same velocities and draws; the first step past the limit is named.
 
     Where only the noise of that step is another than the tape's, it is the noise that differs; where
-    the steps are those of the other sampler, that setting is named.
+    the steps are those of the other sampler, or the clean sample is clipped, that setting is named.
     """
     values = {s: solver_gaps(a, b, s) for s in data.settings.seeds[:2]}
     at = max(values, key=lambda s: max(values[s]))
@@ -147,7 +147,9 @@ def judge_solver(data: LocalData, a: Answers, b: Answers, stage: str, bound: flo
     past = [k for gaps in values.values() for k, gap in enumerate(gaps) if gap > bound]
     first = min(past, default=None)
     noise = first is not None and _foreign_draw(data, a, b, first, bound)
-    other = _other_sampler(data, b, at) if first is not None and not noise else None
+    setting, told = None, ""
+    if first is not None and not noise:
+        setting, told = _solver_setting(data, b, at, first)
     return Evidence(
         stage=stage,
         check=f"{stage}.solver",
@@ -156,14 +158,36 @@ def judge_solver(data: LocalData, a: Answers, b: Answers, stage: str, bound: flo
         detail=f"solver states on the same velocities and noise: {worst:.3g}, limit {bound:.3g}"
         + (f", from step {first} on" if first is not None else "")
         + ("; the step is right but for its noise, which is not the tape's draw" if noise else "")
-        + (f"; they are the steps of {other}, where {data.case.sampler} is asked" if other else ""),
+        + told,
         value=worst,
         limit=bound,
         unit="relative L2",
         step=first,
         seed=at,
-        setting="sampler" if other else None,
+        setting=setting,
     )
+
+
+def _solver_setting(data: LocalData, b: Answers, seed: int, first: int) -> tuple[str | None, str]:
+    """The setting that alone explains the candidate's steps, and that in words; None and nothing where
+    there is none. `first` is the first wrong step."""
+    if other := _other_sampler(data, b, seed):
+        return "sampler", f"; they are the steps of {other}, where {data.case.sampler} is asked"
+    if first == 0 and _clipped(data, b, seed):
+        return "scheduler.clip_sample", "; its clean sample is clipped to [-1, 1]"
+    return None, ""
+
+
+def _clipped(data: LocalData, b: Answers, seed: int) -> bool:
+    """Whether the first step follows from its clean sample clipped, which sketches cannot tell later."""
+    tensors, level = data.reference.full.tensors, data.table.alpha_bar_clean or data.table.alpha_bar
+    x = tensors[f"s{seed}.{data.steps[0]}.in"].astype(np.float64)
+    v = tensors[f"s{seed}.{nearest(data.steps, 0)}.velocity"].astype(np.float64)
+    keep, swap = math.sqrt(level[0]), math.sqrt(1 - level[0])
+    clean = np.clip(keep * x - swap * v, -1, 1)
+    operands = sketch_array(x)[None], sketch_array((keep * x - clean) / swap)[None]
+    expected = replay(data.table, data.case.sampler, *operands, tape_noise(seed, x.shape))[0]
+    return expected.error(b.tensors[f"solve.s{seed}.states"][0]) <= REPLAY_LIMIT
 
 
 def _foreign_draw(data: LocalData, a: Answers, b: Answers, step: int, bound: float) -> bool:

@@ -36,7 +36,8 @@ class Outcome(Record):
     `named` are the components of its findings in their order, `blocks` the modules. `gates` holds
     what the usual gates say of the same renders (True = different), empty where there are none;
     `margins` is each check's value / limit. `error` is set where the run itself failed. Of the
-    `guided_calls`, `locating_calls` went into finding the place of a difference.
+    `guided_calls`, `locating_calls` went into finding the place of a difference. `key` is the setting
+    that is wrong, where the fault is one of a setting, and `key_found` whether a finding names it.
     """
 
     id: str
@@ -56,6 +57,8 @@ class Outcome(Record):
     gates: dict[str, bool]
     margins: dict[str, float]
     error: str | None = None
+    key: str | None = None
+    key_found: bool = False
 
 
 class _Quiet:
@@ -122,7 +125,7 @@ def _run(row: Fault | Healthy, work: Path) -> Outcome:
         id=row.id, faulty=faulty, kind=row.kind, expected=expected, verdict=None, right=False,
         named=[], place=[row.component, *row.also] if faulty else [],
         block=row.block if faulty else None, blocks=[], detail="", guided_calls=0, seconds=0.0,
-        gates={}, margins={},
+        gates={}, margins={}, key=row.config_key if faulty else None,
     )  # fmt: skip
     try:
         config, pair = judged((*extra, *row.overrides), row.plugin, work)
@@ -136,6 +139,7 @@ def _run(row: Fault | Healthy, work: Path) -> Outcome:
             "named": named(pair),
             "blocks": [f.block for f in pair.findings if f.kind == "component" and f.block],
             "detail": pair.summary,
+            "key_found": any(f.name == blank.key for f in pair.findings),
             "guided_calls": pair.cost_guided_calls,
             "locating_calls": pair.cost_locating_calls,
             "seconds": time.perf_counter() - started,

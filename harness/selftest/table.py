@@ -27,6 +27,9 @@ def summary(outcomes: Sequence[Outcome]) -> str:
     right = [o for o in deep if any(_within(b, str(o.block)) for b in o.blocks[:1])]
     if deep:
         lines.append(f"right block first: {share(len(right), len(deep))}")
+    keyed = [o for o in caught if o.key is not None]
+    if keyed:
+        lines.append(f"right config key: {share(sum(o.key_found for o in keyed), len(keyed))}")
     if faults:
         lines.append(f"median cost: {median(o.guided_calls for o in faults):.0f} guided calls")
     if cost := cost_of_locating([(o.guided_calls, o.locating_calls) for o in caught]):

@@ -72,6 +72,23 @@ def test_the_other_samplers_steps_are_recognised(asked: str, used: str) -> None:
     assert (found.outcome, found.component, found.setting) == ("differs", "solver", "sampler")
 
 
+@pytest.mark.parametrize("sampler", ["ddim", "dpm"])
+def test_a_clipped_clean_sample_is_recognised(sampler: str) -> None:
+    data = _data(sampler, {}, _states(sampler))
+    given, level = _given(), TABLE.alpha_bar[0]
+    x, v = (given[f"s0.0.{name}"].astype(np.float64) for name in ("in", "velocity"))
+    clean = np.clip(np.sqrt(level) * x - np.sqrt(1 - level) * v, -1, 1)
+    clipped = (np.sqrt(level) * x - clean) / np.sqrt(1 - level)
+    known = np.stack([sketch_array(x)]), np.stack([sketch_array(clipped)])
+    states = _states(sampler)
+    states[0] = replay(TABLE, sampler, *known, tape_noise(0, SHAPE))[0].state
+    found = judge_solver(
+        data, data.reference.full, Answers(PIPELINE, {"solve.s0.states": states}), "collapse", 1e-5
+    )
+    assert (found.outcome, found.setting) == ("differs", "scheduler.clip_sample")
+    assert "clipped to [-1, 1]" in found.detail
+
+
 def test_steps_of_neither_sampler_name_no_setting() -> None:
     data = _data("ddim", {}, _states("ddim"))
     came = Answers(PIPELINE, {"solve.s0.states": 1.01 * _states("ddim")})
