@@ -20,12 +20,14 @@ from harness.judge.distances import same_result
 from harness.judge.jumps import judge_jumps
 from harness.judge.known import known_difference
 from harness.judge.local import judge_local
+from harness.judge.narrow import narrow_call, settled
 from harness.judge.native import healthy_velocity, judge_itself, judge_native, judge_walk
 from harness.local_probe import (
     FULL_PRECISION,
     OTHER_MEMBERS,
     LocalData,
     ProbeSettings,
+    predict_in_float64,
     probe_pair,
     reduced_precision,
     scan_as_run,
@@ -258,7 +260,13 @@ def _look(
 ) -> tuple[LocalData, list[Evidence]]:
     chosen = ProbeSettings(settings.probe_seeds, settings.calibration_seeds)
     data = probe_pair(prober, case, reference, candidate, chosen, member)
-    return data, judge_local(data)
+    chain = judge_local(data)
+    narrow = narrow_call(chain)
+    if narrow is not None and narrow.step is not None and narrow.seed is not None:
+        sides = reference, candidate
+        asked = predict_in_float64(prober, data, sides, narrow.step, narrow.seed)
+        chain = settled(chain, narrow, asked)
+    return data, chain
 
 
 def _declared(reference: Target, candidate: Target) -> list[str]:

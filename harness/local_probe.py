@@ -21,6 +21,7 @@ from backends.base import Case, ScheduleTable
 from backends.questions import Question
 from harness.plan import probe_steps
 from harness.prober import Answers, Array, Prober, Shared, Target
+from harness.worker_client import RemoteError
 
 FULL_PRECISION: Mapping[str, Any] = {
     "dtype": "float32",
@@ -183,6 +184,27 @@ def scan_as_run(
     with TemporaryDirectory(prefix="parity-scan-") as folder:
         shared = _shared(full, data.table, Path(folder))
         return prober.ask(candidate, data.case, shared, [question], {name: full.tensors[name]})
+
+
+def predict_in_float64(
+    prober: Prober, data: LocalData, sides: tuple[Target, Target], step: int, seed: int
+) -> tuple[Answers, Answers] | str:
+    """Both sides' branches at one step in float64, as question "precise"; or why one cannot say."""
+    full = data.reference.full
+    name = f"s{seed}.{step}.in"
+    plain = Question("precise", "predict", seed=seed, steps=(step,), source=f"s{seed}")
+    mine = plain if data.equalised is None else replace(plain, member=data.equalised)
+    with TemporaryDirectory(prefix="parity-precise-") as folder:
+        shared, given = _shared(full, data.table, Path(folder)), {name: full.tensors[name]}
+        a, b = (side.at({**FULL_PRECISION, "dtype": "float64"}) for side in sides)
+        try:
+            asked = [
+                prober.ask(side, data.case, shared, [question], given)
+                for side, question in ((a, mine), (b, plain))
+            ]
+        except RemoteError as error:
+            return str(error)
+    return asked[0], asked[1]
 
 
 def share_inputs(own: Answers, table: ScheduleTable, folder: Path, latent_dtype: str) -> Path:

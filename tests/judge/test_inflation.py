@@ -21,7 +21,7 @@ def test_a_doubled_error_is_called_from_the_probes(
     line = [
         "probe", f"case={model}_quick", "candidate=[diffusers]", "reference.name=reference",
         "reference.dtype=bfloat16", "candidates.diffusers.dtype=bfloat16",
-        "candidates.diffusers.patch=error_doubled", "--plugin", "inflation",
+        "candidates.diffusers.patch=error_doubled", "--plugin", "small_faults",
         f"store={tmp_path}/store", f"results={tmp_path}/results",
     ]  # fmt: skip
     assert main(line) == EXIT_DIFFERENT

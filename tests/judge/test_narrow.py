@@ -1,0 +1,64 @@
+"""A float32 distance near its limit is settled in float64."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.cli import main
+from harness.judge.narrow import narrow_call, settled
+from harness.records import Evidence
+
+
+def _probed(tmp_path: Path, patch: str, *more: str) -> Any:
+    line = [
+        "probe", "case=micro_2b_quick", "reference.name=reference", *more,
+        "--plugin", "small_faults", f"store={tmp_path}/store", f"results={tmp_path}/results",
+    ]  # fmt: skip
+    main([*line, f"candidates.{'sat' if 'candidate=[sat]' in more else 'diffusers'}.patch={patch}"])
+    verdict = json.loads((tmp_path / "results" / "latest" / "verdict.json").read_text())
+    (pair,) = verdict["pairs"]
+    (found,) = [e for e in pair["evidence"] if e["check"] == "collapse.transformer"]
+    return pair["verdict"], found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("patch", "verdict", "told"),
+    [("small_gain", "bug", "it stays"), ("small_noise", "rounding", ": rounding")],
+)
+def test_float64_tells_another_mathematics_from_more_rounding(
+    patch: str, verdict: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    came, evidence = _probed(tmp_path, patch, "candidate=[diffusers]")
+    assert came == verdict
+    assert "near its limit, in float64" in evidence["detail"]
+    assert evidence["detail"].endswith(told) or told in evidence["detail"]
+
+
+def _evidence(value: float, outcome: Any = "agrees") -> Evidence:
+    return Evidence(
+        stage="collapse", check="collapse.transformer", component="transformer", outcome=outcome,
+        detail="d", value=value, limit=1e-6, step=0, seed=0,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("value", "near"), [(4e-7, False), (6e-7, True), (1.9e-6, True), (2.1e-6, False)]
+)
+def test_only_what_lies_near_the_limit_is_asked_again(value: float, near: bool) -> None:
+    assert (narrow_call([_evidence(value)]) is not None) == near
+    assert narrow_call([_evidence(value, "unscored")]) is None
+
+
+def test_where_float64_cannot_be_asked_the_call_stands_and_says_so() -> None:
+    chain = [_evidence(6e-7), _evidence(1.5e-6, "differs")]
+    for narrow in chain:
+        after = settled(chain, narrow, "no float64 here")
+        (changed,) = [a for a, b in zip(after, chain, strict=True) if a != b]
+        assert changed.outcome == narrow.outcome
+        assert (
+            changed.detail == "d; near its limit, and float64 could not be asked: no float64 here"
+        )
