@@ -1,7 +1,7 @@
 """A float32 distance near its limit is measured once more in float64, where rounding all but vanishes.
 
-Same mathematics: the distance falls with the unit roundoff; answers come in float32, so almost all of them
-are then equal. Other mathematics: it stays. Only a backend that computes in float64 can be asked.
+Same mathematics: the distance falls with the unit roundoff; answers come in float32, so almost all of
+them are then equal. Other mathematics: it stays. Only a backend that computes in float64 can be asked.
 """
 
 from __future__ import annotations
