@@ -226,6 +226,12 @@ def branch_weak(pipeline: Pipeline) -> None:
     )
 
 
+@patch("decoder_tiled")
+def tiled(pipeline: Pipeline) -> None:
+    """Decoded in tiles, which no option of the run says."""
+    stack(pipeline).vae.enable_tiling()
+
+
 @patch("decoder_tiles_not_blended")
 def tiles_not_blended(pipeline: Pipeline) -> None:
     """Decoded in tiles with hard seams."""

@@ -15,7 +15,7 @@ _REMEDIES: dict[Component, str] = {
     "image_encoder": "compare image preprocessing, VAE encoder, posterior draw and image scaling",
     "schedule": "compare the scheduler's settings: spacing, zero-SNR rescaling, SNR shift, betas",
     "noise": "compare how the initial latents are drawn, scaled and cast",
-    "transformer": "compare that module's code and settings, and its weights with `parity audit`",
+    "transformer": "compare that module's code and settings, and its weights unless they are equal",
     "guidance": "compare the guidance scale at each step, and how the two branches are combined",
     "solver": "compare the solver's class, order, prediction type, and its draws at each step",
     "decoder": "compare VAE scaling factor, tiling, caches and the decoder's weights",
@@ -123,7 +123,7 @@ def _finding(
         detail += f"; {place.detail}"
     return Finding(
         kind="component",
-        name=related[0].name if related else item.setting or component,
+        name=item.setting or (related[0].name if related else component),
         detail=detail,
         reference=related[0].reference if related else None,
         candidate=related[0].candidate if related else None,

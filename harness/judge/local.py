@@ -50,8 +50,9 @@ def judge_local(data: LocalData) -> list[Evidence]:
 def _collapse(data: LocalData) -> Iterator[Evidence]:
     a, b = data.reference.full, data.candidate.full
     healthy = _member_text(data)
-    yield _stage("text", "text embeddings", _text_distance(a, b), healthy)
-    yield _unconditional(a, b, healthy)
+    words = _stage("text", "text embeddings", _text_distance(a, b), healthy)
+    yield words
+    yield _unconditional(a, b, healthy, encoder_agrees=words.outcome == "agrees")
     yield from _image(data)
     yield _schedule(data)
     yield _plain("collapse.initial", "noise", a, b, "own.initial", 1e-6,
@@ -68,8 +69,11 @@ def _stage(component: Component, what: str, value: float, healthy: list[float]) 
     )
 
 
-def _unconditional(a: Answers, b: Answers, healthy: list[float]) -> Evidence:
-    """The candidate's own unconditional embedding against what its declared policy must give."""
+def _unconditional(a: Answers, b: Answers, healthy: list[float], encoder_agrees: bool) -> Evidence:
+    """The candidate's own unconditional embedding against what its declared policy must give.
+
+    Where the text encoder agrees on other words, it was given another negative prompt.
+    """
     policy, came = b.pipeline.policies["unconditional"], b.tensors["own.negative_text"]
     if policy == a.pipeline.policies["unconditional"]:
         what, value = "unconditional embedding", relative(a.tensors["own.negative_text"], came)
@@ -79,7 +83,9 @@ def _unconditional(a: Answers, b: Answers, healthy: list[float]) -> Evidence:
         what = "unconditional embedding, the encoded negative prompt by policy"
         value = relative(a.tensors["text.2.text"], came)
     found = _against("collapse", "text", f"{what}, in float32", value, limit(healthy))
-    return found.model_copy(update={"check": "collapse.unconditional"})
+    words = encoder_agrees and policy != "zeros" and found.outcome == "differs"
+    setting = "negative_prompt" if words else None
+    return found.model_copy(update={"check": "collapse.unconditional", "setting": setting})
 
 
 def _image(data: LocalData) -> Iterator[Evidence]:

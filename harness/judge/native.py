@@ -67,6 +67,7 @@ def judge_walk(role: str, record: RenderRecord, table: ScheduleTable) -> list[Ev
             component="loop",
             outcome="differs",
             detail=f"{role}'s own run made {said}",
+            setting="steps" if len(made) != asked else None,
             step=other,
             seed=record.seed,
         )

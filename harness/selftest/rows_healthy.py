@@ -172,6 +172,8 @@ _DTYPES = (
              field="B04"),
     *chosen("tiling_on_both", "decoder", "tiling on both sides", (TWO, FIVE_BF16),
              ("vae_tiling=true",), further=("reference.vae_tiling=true",), field="B05"),
+    *chosen("tiling_declared", "decoder", "tiling asked for on one side", (TWO, FIVE),
+             ("vae_tiling=true",), acceptable=("policy",)),
 )  # fmt: skip
 
 _CASES = tuple(
