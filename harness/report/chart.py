@@ -113,7 +113,8 @@ def _metric(reading: MetricReading) -> FrameChart:
     if scores:
         unit, higher = scores[0][1].unit, scores[0][1].spec.higher_is_better
     curves = [_frames("candidate", seed, result) for seed, result in scores]
-    curves += [_frames("rerun floor", seed, result) for seed, result in floor]
+    again = [_frames("rerun floor", seed, result) for seed, result in floor]
+    curves += [curve for curve in again if any(value is not None for value in curve.y)]
     shown_unit = "" if unit == "1" else unit.replace("_", " ")
     return FrameChart(reading.title, shown_unit, "higher" if higher else "lower", curves)
 

@@ -69,6 +69,15 @@ class Link:
     band: NoiseBand | None
 
 
+def _counted(count: int, outcome: Outcome) -> str:
+    """
+    >>> _counted(1, "differs"), _counted(2, "agrees"), _counted(2, "noted")
+    ('1 differs', '2 agree', '2 noted')
+    """
+    several = {"differs": "differ", "agrees": "agree"}
+    return f"{count} {outcome if count == 1 else several.get(outcome, outcome)}"
+
+
 @dataclass(frozen=True)
 class Stage:
     """The checks of one stage; `seen` is the worst outcome among them."""
@@ -87,7 +96,7 @@ class Stage:
     def counts(self) -> str:
         """How many checks have which outcome."""
         outcomes = [link.check.outcome for link in self.links]
-        return ", ".join(f"{outcomes.count(o)} {o}" for o in _WORST_FIRST if o in outcomes)
+        return ", ".join(_counted(outcomes.count(o), o) for o in _WORST_FIRST if o in outcomes)
 
     @property
     def symbol(self) -> str:

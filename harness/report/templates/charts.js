@@ -110,7 +110,7 @@ const DRAW = {
       if (value) {
         shape.annotations = [{
           x: short[modules.indexOf(first.module)], y: Math.log10(value), yanchor: "bottom",
-          text: "first over its limit", arrowcolor: colour("--bad"), font: { color: colour("--bad") },
+          text: `first over its limit: ${short[modules.indexOf(first.module)]}`, arrowcolor: colour("--bad"), font: { color: colour("--bad") },
         }];
       }
     }

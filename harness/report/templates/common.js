@@ -49,3 +49,16 @@ function writeHash(values) {
   const text = kept.toString();
   history.replaceState(history.state, "", text ? `#${text}` : location.pathname + location.search);
 }
+
+// A place that was jumped to stays in view while what stands above it is still being drawn, until the
+// reader scrolls.
+document.addEventListener("click", ({ target }) => {
+  const name = target.closest?.('a[href^="#"]')?.getAttribute("href").slice(1);
+  const place = name && document.getElementById(name);
+  if (!place) return;
+  const drawn = new ResizeObserver(() => place.scrollIntoView());
+  const stop = () => drawn.disconnect();
+  drawn.observe(document.body);
+  setTimeout(stop, 3000);
+  for (const sign of ["wheel", "touchmove", "keydown", "pointerdown"]) addEventListener(sign, stop, { once: true });
+});
