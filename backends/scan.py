@@ -61,7 +61,9 @@ def scanning(pipeline: Pipeline, root: str) -> Generator[Scan]:
 
 
 def _first(values: Any) -> Tensor | None:
-    return next((v for v in values if isinstance(v, Tensor) and v.is_floating_point()), None)
+    """The first tensor of numbers; where there is none, of whole ones: timesteps, token ids."""
+    tensors = [v for v in values if isinstance(v, Tensor)]
+    return next((v for v in tensors if v.is_floating_point()), tensors[0] if tensors else None)
 
 
 def _canonical(output: Any) -> Tensor | None:

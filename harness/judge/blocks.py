@@ -2,7 +2,8 @@
 
 Modules are looked at in the order in which they finish. The first whose output passes its limit is where
 the difference appears; if what it was given differs already, the code around it made that, so the
-search climbs to the module whose own input still agrees.
+search climbs to the module whose own input still agrees. It stops below the component itself, whose
+name would say nothing.
 """
 
 from __future__ import annotations
@@ -74,6 +75,7 @@ def locate(
         for r in rows
     ]
     by_name = {row.name: row for row in rows}
+    root = min(by_name, key=lambda name: name.count("."), default="")
     first = next((row for row in rows if row.wrong), None)
     if first is None:
         return None
@@ -83,11 +85,13 @@ def locate(
         parent = parent.rpartition(".")[0]
         while parent and parent not in by_name:
             parent = parent.rpartition(".")[0]
-        if not parent:
+        if parent in ("", root):
             break
         culprit, climbed = by_name[parent], True
     detail = f"first at {culprit.name}: relative {first.came:.2g}, limit {first.limit:.2g}"
-    if climbed:
+    if culprit.given_wrong:
+        detail += "; what it is given differs"
+    elif climbed:
         detail += f"; what it hands to {first.name.removeprefix(culprit.name + '.')} differs"
     return Place(culprit.name.partition("#")[0], detail, scan)
 
