@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 Sampler = Literal["ddim", "dpm"]
 DTYPES = ("float32", "bfloat16", "float16")
-"""The dtypes that every backend can be asked for; Diffusers has float64 as well."""
+"""The dtypes that every backend can be asked for."""
+
+ALL_DTYPES = (*DTYPES, "float64")
+"""Those that at least one backend has: float64 is Diffusers' alone."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from backends.base import DTYPES
+from backends.base import ALL_DTYPES
 from backends.errors import InvalidRequest
 from backends.lora import check_lora_option, check_lora_options
 
@@ -61,12 +61,10 @@ class DiffusersOptions:
     cache: str | None = None
 
 
-_DTYPES = (*DTYPES, "float64")
-
 _CHOICES: dict[str, tuple[str | None, ...]] = {
-    "dtype": _DTYPES,
-    "vae_dtype": (None, *_DTYPES),
-    "text_dtype": (None, *_DTYPES),
+    "dtype": ALL_DTYPES,
+    "vae_dtype": (None, *ALL_DTYPES),
+    "text_dtype": (None, *ALL_DTYPES),
     "device": DEVICES,
     "placement": PLACEMENTS,
     "attention": ATTENTION,
@@ -104,9 +102,9 @@ def torch_dtype(what: str, name: str) -> torch.dtype:
     """The dtype called `name`; `what` says in the error where the name came from."""
     import torch
 
-    if name not in _DTYPES:
+    if name not in ALL_DTYPES:
         raise InvalidRequest(
-            f"{what}={name!r}{_hint(name, list(_DTYPES))}; expected one of {', '.join(_DTYPES)}"
+            f"{what}={name!r}{_hint(name, list(ALL_DTYPES))}; expected one of {', '.join(ALL_DTYPES)}"
         )
     found: torch.dtype = getattr(torch, name)
     return found

@@ -11,7 +11,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from backends import registry
-from backends.base import DTYPES, Case, Sampler
+from backends.base import ALL_DTYPES, Case, Sampler
 from backends.micro import media_path
 from harness.errors import ConfigError
 from harness.suggest import suggest
@@ -21,7 +21,6 @@ _DTYPE_NICKNAMES = {
     "fp32": "float32", "float": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16",
     "fp64": "float64", "double": "float64",
 }  # fmt: skip
-_DTYPES = (*DTYPES, "float64")
 _EXPECTED = {"path_type": "input should be a path", "dict_type": "input should be a mapping"}
 # The VAE halves each side three times and the transformer takes patches of 2 x 2 latents.
 _SIZE_STEP_PX = 16
@@ -160,6 +159,6 @@ def check_backend(where: str, backend: object) -> None:
 def check_dtypes(where: str, options: Mapping[str, Any]) -> None:
     """Every option named `dtype` or `..._dtype` holds one of the dtypes' full names, or null."""
     for key, value in options.items():
-        if (key == "dtype" or key.endswith("_dtype")) and value not in (None, *_DTYPES):
+        if (key == "dtype" or key.endswith("_dtype")) and value not in (None, *ALL_DTYPES):
             meant = _DTYPE_NICKNAMES.get(str(value).removeprefix("torch."), str(value))
-            raise ConfigError(f"`{where}.{key}`: no dtype {value!r}{suggest(meant, _DTYPES)}")
+            raise ConfigError(f"`{where}.{key}`: no dtype {value!r}{suggest(meant, ALL_DTYPES)}")

@@ -9,7 +9,7 @@ name would say nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,7 +75,7 @@ def locate(
         for r in rows
     ]
     by_name = {row.name: row for row in rows}
-    root = min(by_name, key=lambda name: name.count("."), default="")
+    root = _root(by_name)
     first = next((row for row in rows if row.wrong), None)
     if first is None:
         return None
@@ -94,6 +94,13 @@ def locate(
     elif climbed:
         detail += f"; what it hands to {first.name.removeprefix(culprit.name + '.')} differs"
     return Place(culprit.name.partition("#")[0], detail, scan)
+
+
+def _root(names: Iterable[str]) -> str:
+    """The component itself, around all other modules; empty where its own output is not looked at."""
+    bare = {name.partition("#")[0] for name in names}
+    shortest = min(bare, key=len, default="")
+    return shortest if all(f"{name}.".startswith(f"{shortest}.") for name in bare) else ""
 
 
 def _rows(reference: Answers, candidate: Answers, members: Sequence[str]) -> list[_Row]:

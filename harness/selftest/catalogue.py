@@ -64,7 +64,12 @@ class Fault:
     def overrides(self) -> tuple[str, ...]:
         """Overrides of the run on the first of `settings`."""
         patch = () if self.planted == "options" else (f"patch={self.id}",)
-        return (*self.settings[0].overrides(*self.options, *patch), *self.further)
+        return (*self.setting.overrides(*self.options, *patch), *self.further)
+
+    @property
+    def setting(self) -> Setting:
+        """The pair that it is judged on."""
+        return self.settings[0]
 
     def at(self, setting: Setting) -> Fault:
         """The same fault, run on `setting`."""

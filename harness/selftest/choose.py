@@ -57,6 +57,5 @@ def _thin(rows: Sequence[Row], sample: int | None) -> list[Row]:
 
 
 def _groups(row: Fault | Healthy | Pair) -> tuple[str, str]:
-    setting = row.settings[0] if isinstance(row, Fault) else row.setting
     kind = "pair" if isinstance(row, Pair) else row.kind
-    return f"kind {kind}", f"{setting.backend} {setting.model} {setting.dtype}"
+    return f"kind {kind}", f"{row.setting.backend} {row.setting.model} {row.setting.dtype}"

@@ -160,12 +160,11 @@ def _gates(
         return {}
     x, y = (read_frames(store.render_folder(r.key) / "frames.mkv") for r in (a, b))
     final_x, final_y = (read_trace(store, r)["final_latents"] for r in (a, b))
-    setting = row.settings[0] if isinstance(row, Fault) else row.setting
-    precise = None if setting.reference == "sat" else _precise(setting, seed, work)
+    precise = None if row.setting.reference == "sat" else _precise(row.setting, seed, work)
     return usual_gates(x, y, final_x, final_y, precise, config.cases[0].fps)
 
 
-def _precise(setting: Setting, seed: int, work: Path) -> Latents | None:
+def _precise(setting: Setting, seed: int, work: Path) -> Latents:
     """The reference's final latents in float64; rendered once for all rows that share them."""
     config = configuration((*setting.precise(), f"seeds=[{seed}]"), work)
     store, settings = Store(config.store), ExecutionSettings(config.timeout_s, (), work, in_process)

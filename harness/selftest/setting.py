@@ -54,30 +54,31 @@ class Setting:
 
     def overrides(self, *further: str) -> tuple[str, ...]:
         """Overrides for `parity run`; `further` settings of the candidate, as `patch=name`."""
-        case, name = _CASES[self.model], _CANDIDATES[self.backend]
+        name = _CANDIDATES[self.backend]
         return (
-            f"case=[{case}]",
-            f"reference={self.reference}",
-            "reference.name=reference",
-            f"reference.dtype={self.dtype}",
+            *self._without_candidate,
             f"candidate=[{name}]",
             f"candidates.{name}.dtype={self.dtype}",
-            f"match={self.match}",
-            *(f"cases.{case}.{item}" for item in self.case),
             *(f"candidates.{name}.{item}" for item in (*self.candidate, *further)),
         )
 
     def precise(self) -> tuple[str, ...]:
         """Overrides for a run whose candidate is the reference in float64. Only Diffusers has that."""
+        return (
+            *self._without_candidate,
+            "candidate=[]",
+            f"+backend@candidates.precise={self.reference}",
+            "candidates.precise.dtype=float64",
+        )
+
+    @property
+    def _without_candidate(self) -> tuple[str, ...]:
         case = _CASES[self.model]
         return (
             f"case=[{case}]",
             f"reference={self.reference}",
             "reference.name=reference",
             f"reference.dtype={self.dtype}",
-            "candidate=[]",
-            f"+backend@candidates.precise={self.reference}",
-            "candidates.precise.dtype=float64",
             f"match={self.match}",
             *(f"cases.{case}.{item}" for item in self.case),
         )

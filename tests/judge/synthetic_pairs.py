@@ -19,7 +19,7 @@ from harness.records import PipelineRecord
 
 STEPS = (0, 1, 12, 25, 37, 49)
 SETTINGS = ProbeSettings((0, 1, 2, 3), (1000, 1001))
-SIZE, STATE = 512, 512
+SIZE = 512
 TABLE = ScheduleTable([999 - 20 * k for k in range(50)], [0.5] * 50, [0.6] * 50)
 SCALE = 6.0
 CASE = Case(
@@ -75,13 +75,12 @@ class Pairs:
             for member in {*TRANSFORMER_MEMBERS, *OTHER_MEMBERS}:
                 own = error * self._size(spread.configuration)
                 found |= self._of(f"{member}.", own, spread, SETTINGS.calibration_seeds)
-        for first in ("text.0.text", "decode.0.frames", f"s0.{STEPS[0]}.branches"):
-            again = {"t": "text_again.0.text", "d": "decode.2.frames"}.get(
-                first[0], f"again.{first}"
-            )
-            found[again] = found[first]
+        branches = f"s0.{STEPS[0]}.branches"
+        found["text_again.0.text"] = found["text.0.text"]
+        found["decode.2.frames"] = found["decode.0.frames"]
+        found[f"again.{branches}"] = found[branches]
         for seed in SETTINGS.seeds:
-            found[f"solve.s{seed}.states"] = self._of_question(f"solve.{seed}", (1, STATE))
+            found[f"solve.s{seed}.states"] = self._of_question(f"solve.{seed}", (1, SIZE))
         found["own.initial"] = self._of_question("own.initial", (SIZE,))
         facts = {f"s{s}": {"scales": {str(k): SCALE for k in STEPS}} for s in SETTINGS.seeds}
         return Answers(PIPELINE, found, {**facts, "own": {"schedule": asdict(TABLE)}})

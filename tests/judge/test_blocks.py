@@ -53,6 +53,13 @@ def test_a_module_that_was_handed_something_wrong_is_not() -> None:
     assert [row.module for row in place.scan] == NAMES
 
 
+def test_the_component_itself_is_never_the_place() -> None:
+    """Its name would say nothing; the module that is given something else does."""
+    place = _locate({"t.blocks.0": 1e-3}, {"t.blocks.0": 1e-3, "t": 1e-3})
+    assert place is not None and place.module == "t.blocks.0"
+    assert place.detail.endswith("what it is given differs")
+
+
 def test_the_first_module_that_is_not_finite_is_named() -> None:
     sick = _answers(scan=({}, {}))
     sick.tensors["scan.outputs"][1:] = np.inf
