@@ -41,7 +41,7 @@ from harness.native_probe import (
     schedule_used,
 )
 from harness.prober import Prober, Target
-from harness.records import Component, Evidence, Finding, PipelineRecord, RenderRecord
+from harness.records import Component, Coverage, Evidence, Finding, PipelineRecord, RenderRecord
 from harness.store import Store
 from harness.worker_client import RemoteError
 
@@ -72,6 +72,7 @@ class Local:
     shares: Mapping[str, float] = field(default_factory=dict[str, float])
     locating_calls: int = 0
     sides: tuple[Target, Target] | None = None
+    coverage: Sequence[Coverage] = ()
 
 
 def equalising(reference: PipelineRecord, candidate: PipelineRecord) -> str | None:

@@ -155,6 +155,20 @@ class Evidence(Record):
     setting: str | None = None
 
 
+class Coverage(Record):
+    """How much of one kind of thing that the two sides have was compared.
+
+    `kind` is a plural noun (`weights`, `arguments`, `components`, `settings`, `seeds`). `compared` of
+    `total` were held against each other; `missing` names the others, each with the reason. A verdict in
+    whose coverage something is missing is no pass.
+    """
+
+    kind: str
+    compared: int
+    total: int
+    missing: list[str] = []
+
+
 class BlockDistance(Record):
     """One module of the teacher-forced scan: relative L2 of its output, and its healthy limit."""
 
@@ -224,6 +238,7 @@ class PairResult(Record):
     quality: list[str] = []
     summary: str = ""
     evidence: list[Evidence] = []
+    coverage: list[Coverage] = []
     shares: list[Share] = []
     blocks: list[BlockDistance] = []
 
