@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import logging
 import re
 from dataclasses import dataclass
@@ -14,8 +13,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from backends.checkpoints.weight_files import read_torch_file
 from backends.diffusers_placement import COMPONENTS
 from backends.errors import CheckpointError, MissingPrerequisite, Unsupported
+from backends.trust import INDEX, check_index, read_index, refuse_code, refuse_old_torch
 
 _log = logging.getLogger("parity")
 _PICTURE_PIPELINE = "CogVideoXImageToVideoPipeline"
@@ -50,6 +51,8 @@ def load_pipeline(source: Source, dtypes: dict[str, torch.dtype]) -> Any:
     kind = _pipeline_class(folder)
     diffusers = import_module("diffusers")
     parts = {name: folder / name for name in COMPONENTS}
+    if not source.safetensors:
+        refuse_old_torch(folder)
     given: dict[str, Any] = {}
     if source.transformer is not None:
         parts["transformer"] = _transformer_folder(source.transformer)
@@ -91,6 +94,7 @@ def _transformer_folder(given: str) -> Path:
     path = checkpoint_path(given)
     inside = path / "transformer"
     found = inside if inside.is_dir() else path
+    refuse_code(found)
     if not (found / "config.json").is_file():
         raise CheckpointError(
             f"transformer={given}: no config.json there; expected a transformer that save_pretrained"
@@ -123,6 +127,11 @@ def _folder(source: Source) -> Path:
 def _downloaded(source: Source) -> Path:
     diffusers, model = import_module("diffusers"), source.model
     try:
+        # Before Diffusers reads it, which may import what it names while it downloads.
+        index = import_module("huggingface_hub").hf_hub_download(
+            model, INDEX, revision=source.revision
+        )
+        check_index(Path(index))
         return Path(
             diffusers.DiffusionPipeline.download(
                 model,
@@ -140,16 +149,7 @@ def _downloaded(source: Source) -> Path:
 
 
 def _pipeline_class(folder: Path) -> str:
-    index = folder / "model_index.json"
-    if not index.is_file():
-        raise CheckpointError(
-            f"{folder} has no model_index.json; expected a folder that save_pretrained wrote. A SAT"
-            " checkpoint must be converted first"
-        )
-    try:
-        kind = json.loads(index.read_text())["_class_name"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{index} is not a Diffusers model index: {error}") from error
+    kind = read_index(folder)["_class_name"]
     if kind not in _PIPELINES:
         raise Unsupported(f"{folder} is a {kind}; this backend runs {', '.join(_PIPELINES)}")
     # Text-to-video and video-to-video have the same parts; the case says which is run.
@@ -164,7 +164,7 @@ def _check_complete(folder: Path, component: Any, safetensors: bool) -> None:
             with safe_open(str(file), framework="pt") as tensors:
                 stored |= set(tensors.keys())
         else:
-            stored |= set(torch.load(file, map_location="meta", weights_only=True))
+            stored |= set(read_torch_file(file))
     # Tied tensors share memory and are stored under one of their names.
     named: dict[tuple[int, torch.Size], list[str]] = {}
     for name, tensor in component.state_dict().items():

@@ -17,11 +17,12 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from harness.errors import ConfigError
 from harness.folders import choices, groups
+from harness.named_code import refuse_named_code
 from harness.suggest import suggest
 
 CONFIG_NAME = "config"
@@ -29,9 +30,13 @@ VERSION_BASE = "1.3"
 
 
 def compose_tree(overrides: Sequence[str], folders: Sequence[Path]) -> dict[str, Any]:
-    """The whole configuration as plain values. Raises `ConfigError`."""
+    """The whole configuration as plain values, and no code named in it. Raises `ConfigError`."""
     with _explained(overrides, folders):
-        return to_tree(_compose(overrides, folders))
+        composed = _compose(overrides, folders, with_hydra=True)
+        refuse_named_code(cast("dict[str, Any]", OmegaConf.to_container(composed)))
+        with open_dict(composed):
+            del composed["hydra"]
+        return to_tree(composed)
 
 
 def split_sweep(overrides: Sequence[str], folders: Sequence[Path]) -> list[list[str]]:
@@ -117,8 +122,8 @@ def _explain_key(key: str, overrides: Sequence[str], folders: Sequence[Path]) ->
     if len(rest) == len(overrides):
         return f"there is no key `{key}` to override"
     with _explained(rest, folders):
-        node: Any = OmegaConf.to_container(_compose(rest, folders))
-    known = {*node, *groups(folders)}
+        node: Any = OmegaConf.to_container(_compose(rest, folders, with_hydra=True))
+    known = {*node, *groups(folders)} - {"hydra"}
     *parents, last = key.split(".")
     for depth, part in enumerate(parents):
         if not isinstance(node, Mapping) or part not in node:

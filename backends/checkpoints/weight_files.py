@@ -17,6 +17,7 @@ from torch import Tensor
 from backends.checkpoints.report import Notice
 from backends.checkpoints.tensors import LazyTensors, Loader
 from backends.errors import CheckpointError
+from backends.trust import refuse_old_torch
 
 MODEL = ("diffusion_pytorch_model", "diffusion_pytorch_model")
 """File stems of a Diffusers model: of its safetensors, and of its torch files."""
@@ -117,6 +118,7 @@ def read_torch_file(path: Path) -> Any:
     """The content of a torch file, memory-mapped, running no code. Raises `CheckpointError`."""
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist; fetch the checkpoint again")
+    refuse_old_torch(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:

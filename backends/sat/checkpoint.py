@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from backends.errors import CheckpointError, Unsupported
+from backends.trust import refuse_old_torch
 
 State = dict[str, Tensor]
 
@@ -45,6 +46,7 @@ def read_tensors(path: Path, key: str) -> State:
     """
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist; a SAT checkpoint needs it")
+    refuse_old_torch(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:

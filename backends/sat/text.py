@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from backends.errors import CheckpointError
+from backends.trust import refuse_code, refuse_old_torch
 
 
 class TextConditioner(nn.Module):
@@ -27,6 +28,10 @@ class TextConditioner(nn.Module):
         from transformers import AutoTokenizer, T5EncoderModel
 
         self._max_length = max_length
+        for folder in (encoder, tokenizer):
+            refuse_code(folder)
+        if pickled := next(iter(sorted(encoder.glob("*.bin"))), None):
+            refuse_old_torch(pickled)
         try:
             self._tokenizer = cast(Any, AutoTokenizer).from_pretrained(
                 str(tokenizer), local_files_only=True

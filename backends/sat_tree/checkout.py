@@ -21,7 +21,8 @@ Generation = Literal["1.0", "1.5"]
 
 _MARKS = ("diffusion_video.py", "dit_video_concat.py", "sample_video.py", "arguments.py",
           "sgm", "vae_modules")  # fmt: skip
-_OWN = frozenset(Path(mark).stem for mark in _MARKS) | {"data_video"}
+OWN = frozenset(Path(mark).stem for mark in _MARKS) | {"data_video"}
+"""The top-level modules of a checkout."""
 _REQUIREMENTS = ("pytorch_lightning", "kornia", "beartype")
 """What CogVideo's model code imports and SwissArmyTransformer does not bring along."""
 _PIP_NAMES = {
@@ -130,7 +131,7 @@ class CogVideoCode:
             ) from error
 
     def _refuse_namesakes(self) -> None:
-        for name in sorted(_OWN & sys.modules.keys()):
+        for name in sorted(OWN & sys.modules.keys()):
             if not _lies_in(sys.modules[name], self.folder):
                 raise InvalidRequest(
                     f"a module `{name}` that is not CogVideo's is already imported in this process;"
@@ -139,7 +140,7 @@ class CogVideoCode:
 
     def _missing(self, name: str) -> Exception:
         top = name.partition(".")[0]
-        if top in _OWN:
+        if top in OWN:
             return InvalidRequest(
                 f"the checkout in {self.folder} is incomplete: its module {name!r} is missing;"
                 " restore it, for instance with git checkout"
@@ -159,7 +160,7 @@ class CogVideoCode:
         if self._open[self.folder]:
             return
         del self._open[self.folder]
-        for name in [n for n in sys.modules if n.partition(".")[0] in _OWN]:
+        for name in [n for n in sys.modules if n.partition(".")[0] in OWN]:
             if _lies_in(sys.modules[name], self.folder):
                 del sys.modules[name]
         while str(self.folder) in sys.path:

@@ -13,9 +13,13 @@ import yaml
 
 from backends.errors import CheckpointError
 from backends.sat.layout import SatFolder
-from backends.sat_tree.checkout import CogVideoCode
+from backends.sat_tree.checkout import OWN, CogVideoCode
 
 _log = logging.getLogger("parity")
+_TRUSTED = OWN | {"sat"}
+"""Whose classes a `target:` may name: the checkout that the user named, and SwissArmyTransformer."""
+_HARMLESS = "torch.nn.Identity"
+"""What CogVideo's own files put in the place of the training loss."""
 _PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -58,6 +62,8 @@ def read_settings(
     files say; the rest is theirs, with the changes that `sample_video.py` itself makes.
     """
     files = [parts.config, *([] if inference is None else [inference])]
+    for path in files:
+        refuse_foreign_targets(path, _load(path))
     _mention_precision(files, dtype)
     own = {
         "args": {
@@ -76,6 +82,20 @@ def read_settings(
     del args.deepspeed_config
     _complete(args.model_config, parts, device)
     return args
+
+
+def refuse_foreign_targets(path: Path, content: Any) -> None:
+    """CogVideo's code imports and calls whatever a `target:` names; a model's YAML is only data."""
+    if isinstance(content, dict):
+        target = str(content.get("target", _HARMLESS))
+        if target != _HARMLESS and target.partition(".")[0] not in _TRUSTED:
+            raise CheckpointError(
+                f"{path}: `target: {target}` is no class of CogVideo, and this file would have it"
+                " imported and called; correct the target, or remove that section"
+            )
+        content = list(content.values())
+    for value in content if isinstance(content, list) else ():
+        refuse_foreign_targets(path, value)
 
 
 def _complete(model: Any, parts: SatFolder, device: torch.device) -> None:

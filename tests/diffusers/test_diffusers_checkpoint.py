@@ -46,7 +46,7 @@ def test_a_folder_without_an_index(folder: Path) -> None:
 
 def test_an_index_that_is_not_json(folder: Path) -> None:
     (folder / "model_index.json").write_text("{")
-    with pytest.raises(CheckpointError, match="not a Diffusers model index"):
+    with pytest.raises(CheckpointError, match="not valid JSON"):
         opened(str(folder))
 
 
