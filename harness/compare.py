@@ -83,6 +83,7 @@ def compare(
             command=command or ("pytest",),
             progress=_Silent(),
             connect=in_process if objects else in_own_process,
+            same_object=objects and reference is candidate,
         )
     if result is None:
         raise ParityError(f"the run in {folder} ended without verdicts")

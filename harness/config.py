@@ -83,6 +83,7 @@ class JudgeSettings(Record):
     ensemble: tuple[str, ...]
     max_seeds: Annotated[int, Field(ge=1)]
     shares: bool = True
+    allow_unsupported: bool = False
 
 
 class TraceSettings(Record):

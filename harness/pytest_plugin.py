@@ -8,7 +8,8 @@
         assert_golden(my_pipeline)
 
 Both fixtures take a variant's name, an object with the stages of `backends.base.Pipeline`, a Diffusers
-pipeline, or a function that makes one. Only an equivalent verdict passes; `unsupported` skips.
+pipeline, or a function that makes one. Only an equivalent verdict passes; a pair that cannot
+exist here skips if the test says `allow_unsupported=True`, and fails otherwise.
 Nothing heavy is imported before a test asks for it.
 """
 
@@ -18,6 +19,7 @@ import os
 import re
 import shlex
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -29,8 +31,13 @@ if TYPE_CHECKING:
     from harness.goldens import Golden
     from harness.records import PairResult
 
-_DEFAULTS = ("case", "seeds", "settings", "names", "name")
+_DEFAULTS = ("case", "seeds", "settings", "names", "name", "allow_unsupported")
+_ALLOWED = "judge.allow_unsupported=true"
 _MISMATCH = "parity_environment_mismatch"
+
+
+class ParityWarning(UserWarning):
+    """A test passes, and says less than it seems to."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -110,19 +117,24 @@ class Gate:
     def assert_equivalent(self, reference: object, candidate: object, **given: Any) -> PairResult:
         """Fail unless the judge finds `candidate` equivalent to `reference`; return the result.
 
-        Keywords: `case`, `seeds`, `settings` (Hydra overrides such as "match=native"), and `names`
-        of the two sides. See `harness.compare.compare`.
+        Keywords: `case`, `seeds`, `settings` (Hydra overrides such as "match=native"), `names` of
+        the two sides, and `allow_unsupported`: skip, instead of fail, where a side cannot exist here.
+        See `harness.compare.compare`.
         """
         __tracebackhide__ = True
         from harness.compare import compare
 
-        arguments = self._arguments(given, "case", "seeds", "settings", "names")
+        arguments = self._arguments(
+            given, "case", "seeds", "settings", "names", "allow_unsupported"
+        )
+        if allowed := bool(arguments.pop("allow_unsupported", False)):
+            arguments["settings"] = [*arguments.get("settings", ()), _ALLOWED]
         comparison = compare(
             reference, candidate, **arguments, places=self._places(), command=_command()
         )
         pair = comparison.pair
         self._node.user_properties.append(("parity_verdict", pair.verdict))
-        _settle(comparison)
+        _settle(comparison, allowed)
         return pair
 
     def assert_golden(self, candidate: object, **given: Any) -> Golden:
@@ -176,19 +188,22 @@ class Gate:
         return self._config.invocation_params.dir / value if value else None
 
 
-def _settle(comparison: Comparison) -> None:
-    """Return for an equivalent pair, skip what cannot exist here, fail for everything else."""
+def _settle(comparison: Comparison, allow_unsupported: bool) -> None:
+    """Return for an equivalent pair, skip what may be missing here, fail for everything else."""
     __tracebackhide__ = True
     from harness import report
     from harness.records import EQUIVALENT
+    from harness.repetition import SENTENCE
     from harness.report.plain import describe_pair
 
     pair = comparison.pair
     if pair.verdict in EQUIVALENT:
+        if pair.reasons[:1] in ([SENTENCE.format(what=what)] for what in ("object", "variant")):
+            warnings.warn(f"parity: {pair.reasons[0]}", ParityWarning, stacklevel=2)
         return
     title = f"{pair.verdict}: {pair.candidate} against {pair.reference}, case {pair.case}"
     text = describe_pair(pair)
-    if pair.verdict == "unsupported":
+    if pair.verdict == "unsupported" and allow_unsupported:
         pytest.skip(f"parity {title}: {text}")
     page = report.write(comparison.folder, comparison.store)
     _fail(f"parity {title}, {len(pair.seeds)} seeds\n{text}\nreport: {page}")

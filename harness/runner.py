@@ -109,7 +109,7 @@ def render(
         if len(done) == before:
             progress.render_started(f"waiting for {len(pending)} renders of other processes")
             time.sleep(_POLL_S)
-    return [(job, done[at]) for at, job in enumerate(plan.jobs)]
+    return [(job, _as_asked(done[at], job)) for at, job in enumerate(plan.jobs)]
 
 
 @dataclass(frozen=True)
@@ -312,6 +312,14 @@ class _Lane:
             )
             (folder / "record.json").write_text(record.model_dump_json(indent=1))
         return record
+
+
+def _as_asked(record: RenderRecord, job: RenderJob) -> RenderRecord:
+    """The record under the names that this plan gives; another plan may have made the render.
+
+    Names are in no key, so that equal renders are shared; the stored ones say who came first.
+    """
+    return record.model_copy(update={"case": asdict(job.case), "variant": asdict(job.variant)})
 
 
 def _blank(job: RenderJob, key: str, environment: dict[str, str]) -> RenderRecord:

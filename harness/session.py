@@ -24,24 +24,25 @@ from harness.plan import make_plan
 from harness.probing import probe_pairs
 from harness.provenance import current_commit
 from harness.records import EQUIVALENT, NOT_EQUIVALENT, PairResult, RunResult
+from harness.repetition import with_repetition_said
 from harness.runner import ExecutionSettings, ProgressSink, SweepShare, render
 from harness.store import Store
 
 Until = Literal["render", "judge", "probe"]
 
 
-def exit_code(pairs: Sequence[PairResult]) -> int:
-    """0 all equivalent; 1 any bug or broken; 2 any error; 3 undecided or nothing compared.
+def exit_code(pairs: Sequence[PairResult], allow_unsupported: bool = False) -> int:
+    """0 all equivalent; 1 any bug or broken; 2 any error; 3 undecided, unsupported or none compared.
 
-    `unsupported` does not make a run worse as long as something was compared: it says that a
-    combination cannot exist here.
+    With `allow_unsupported` a pair that cannot exist here does not make a run worse, as long as
+    something else was compared.
     """
     verdicts = {pair.verdict for pair in pairs}
     if verdicts & NOT_EQUIVALENT:
         return EXIT_DIFFERENT
     if verdicts & {"error", "not_run"}:
         return EXIT_USAGE
-    compared = verdicts - {"unsupported"}
+    compared = verdicts - {"unsupported"} if allow_unsupported else verdicts
     return EXIT_EQUIVALENT if compared and compared <= EQUIVALENT else EXIT_UNDECIDED
 
 
@@ -53,6 +54,7 @@ def run(
     until: Until = "judge",
     connect: Connector = in_own_process,
     sweep: SweepShare | None = None,
+    same_object: bool = False,
 ) -> tuple[Path, RunResult | None]:
     """Carry out a configuration; return the run folder and its result (None after `render`).
 
@@ -60,7 +62,8 @@ def run(
 
     Everything already in the store is reused. `verdict.json` appears whole or not at all, and
     `results/latest` points at the newest run that has one. `connect` starts the workers. `sweep` is
-    there when this is one job of several. Raises `ParityError`.
+    there when this is one job of several, `same_object` where the caller gave one object of its own
+    for both sides. Raises `ParityError`.
     """
     plan = make_plan(config)
     store = Store(config.store)
@@ -74,13 +77,14 @@ def run(
         if until == "render":
             return folder, None
         pairs = Judging(config, store, settings, progress, rendered).pairs()
+    pairs = with_repetition_said(config, pairs, same_object)
     result = RunResult(
         run=folder.name,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         command=list(command),
         config=config.model_dump(mode="json"),
         pairs=pairs,
-        exit_code=exit_code(pairs),
+        exit_code=exit_code(pairs, config.judge.allow_unsupported),
         commit=current_commit(Path.cwd()),
         hazards=hazards(config),
     )

@@ -1,7 +1,8 @@
 """`junit.xml`: every pair as a test case that CI systems show; only an equivalent pair is a pass.
 
-`bug`, `broken` and `inconclusive` are failures, `error` and `not_run` errors, `unsupported` is
-skipped. A run that compared nothing is one error, so that an empty run can never be green.
+`bug`, `broken` and `inconclusive` are failures, `error`, `not_run` and `unsupported` errors; where
+the run's settings allow `unsupported`, such a pair is skipped. A run that compared nothing is one
+error, so that an empty run can never be green.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import re
 from pathlib import Path
 from xml.etree.ElementTree import Element, ElementTree, SubElement, indent
 
-from harness.records import VerdictName
+from harness.records import PairResult, VerdictName
 from harness.report.matrix import Matrix, Row, build_matrix
 from harness.report.plain import describe_pair
 from harness.report.reading import RunFiles
@@ -21,7 +22,7 @@ _OUTCOMES: dict[VerdictName, str] = {
     "inconclusive": "failure",
     "error": "error",
     "not_run": "error",
-    "unsupported": "skipped",
+    "unsupported": "error",
 }
 # what XML 1.0 cannot hold, not even escaped
 _FORBIDDEN = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -44,7 +45,7 @@ def junit(matrix: Matrix, files: RunFiles) -> Element:
     cases = dict.fromkeys(row.pair.case for row in matrix.rows)
     for case in cases:
         rows = [row for row in matrix.rows if row.pair.case == case]
-        suite = _suite(root, case, [_OUTCOMES.get(row.pair.verdict) for row in rows])
+        suite = _suite(root, case, [_outcome(row.pair, files) for row in rows])
         suite.set("timestamp", files.result.created[:19])
         for row in rows:
             _case(suite, row, files)
@@ -87,12 +88,20 @@ def _case(suite: Element, row: Row, files: RunFiles) -> None:
     ):
         SubElement(properties, "property", name=name, value=_text(value))
     text = describe_pair(pair)
-    outcome = _OUTCOMES.get(pair.verdict)
+    outcome = _outcome(pair, files)
     if outcome:
         message = f"{pair.verdict}: {pair.summary or row.verdict.meaning}"
         SubElement(element, outcome, type=pair.verdict, message=_text(message)).text = _text(text)
     elif text:
         SubElement(element, "system-out").text = _text(text)
+
+
+def _outcome(pair: PairResult, files: RunFiles) -> str | None:
+    """The element that says how the pair ended; None for a pass."""
+    judge = files.result.config.get("judge", {})
+    if pair.verdict == "unsupported" and judge.get("allow_unsupported", False):
+        return "skipped"
+    return _OUTCOMES.get(pair.verdict)
 
 
 def _text(text: str) -> str:

@@ -54,11 +54,24 @@ class Renders:
         return key
 
     def of(self, pair: PairResult, role: str) -> dict[int, RenderRecord]:
-        """The renders of one side of `pair` by seed, as far as the store has them."""
+        """The renders of one side of `pair` by seed, as far as the store has them.
+
+        They carry the names that this run gave; another one may have stored them under its own.
+        """
         # a worker that never came up leaves a render without a key
         keys = {seed: key for seed, key in pair.renders.get(role, {}).items() if key}
         found = {seed: self.record(key) for seed, key in keys.items()}
-        return {seed: record for seed, record in found.items() if record is not None}
+        side = pair.candidate if role == "candidate" else pair.reference
+        return {
+            seed: record.model_copy(
+                update={
+                    "case": record.case | {"name": pair.case},
+                    "variant": record.variant | {"name": side},
+                }
+            )
+            for seed, record in found.items()
+            if record is not None
+        }
 
     def pipelines(
         self, reference: RenderRecord, candidate: RenderRecord

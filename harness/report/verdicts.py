@@ -47,10 +47,10 @@ VERDICTS: dict[VerdictName, VerdictWord] = {word.name: word for word in _WORST_F
 """Every verdict, worst first."""
 
 EXIT_MEANINGS = {
-    0: "every pair is equivalent",
+    0: "every pair that was compared is equivalent",
     1: "at least one pair is a bug or broken",
     2: "a prerequisite is missing, or a render failed",
-    3: "undecided, or nothing was compared",
+    3: "a pair is undecided or could not be compared, or there was none",
 }
 
 

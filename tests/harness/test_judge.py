@@ -193,7 +193,8 @@ def test_known_differences_name_a_source_and_a_unique_id() -> None:
     ("verdicts", "code"),
     [
         (["bit_exact", "bit_exact"], 0),
-        (["bit_exact", "unsupported"], 0),
+        (["bit_exact", "unsupported"], 3),
+        (["bug", "unsupported"], 1),
         (["unsupported"], 3),
         ([], 3),
         (["bit_exact", "inconclusive"], 3),

@@ -1,5 +1,6 @@
 """JUnit XML: what CI shows as failed, in error, skipped and passed."""
 
+import json
 from xml.etree import ElementTree
 
 import pytest
@@ -29,7 +30,18 @@ def test_only_an_equivalent_pair_passes(run: Synthetic, verdict: VerdictName) ->
     run.save()
     (case,) = read(run).iter("testcase")
     assert (outcome(case) == "passed") is (verdict in EQUIVALENT)
-    assert (outcome(case) == "skipped") is (verdict == "unsupported")
+    assert outcome(case) != "skipped"
+
+
+def test_an_unsupported_pair_is_skipped_where_the_settings_allow_it(run: Synthetic) -> None:
+    run.pair("unsupported", "candidate")
+    run.save()
+    verdict = run.folder / "verdict.json"
+    result = json.loads(verdict.read_text())
+    result["config"]["judge"] = {"allow_unsupported": True}
+    verdict.write_text(json.dumps(result))
+    (case,) = read(run).iter("testcase")
+    assert outcome(case) == "skipped"
 
 
 def test_a_run_that_compared_nothing_is_an_error(run: Synthetic) -> None:
