@@ -9,6 +9,8 @@ Each is a context in which the same pipeline computes the same mathematics with 
     channels_last  videos in the other memory format, for which torch has other kernels
     norm_eps:X     the transformer's last norm with epsilon X, as another stack has it on purpose
     jitter:N       rounding noise number N on every leaf module's output
+    float64        transformer and VAE in float64, scalar paths included; an oracle more than a member
+                   (`backends.exact_arithmetic`)
 
 The jitter stands for the roundings that another kernel, library or machine would make. A result that
 was rounded already cannot be dithered before its cast, so a representable y becomes y + s ulp(y) with
@@ -28,6 +30,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from backends.base import Pipeline
 from backends.errors import InvalidRequest
+from backends.exact_arithmetic import in_float64
 
 COMPONENTS = ("text_encoder", "vae", "transformer")
 LAST_NORM = "transformer.norm_out.norm"
@@ -38,7 +41,13 @@ ROUNDING_VARIANCE = 1 / 12
 
 @contextmanager
 def healthy(pipeline: Pipeline, member: str) -> Generator[None]:
-    """Compute as `member` does within the block. Raises `InvalidRequest` for an unknown one."""
+    """Compute as `member` does within the block, or as both of "a+b" do. Raises `InvalidRequest` for an
+    unknown one."""
+    outer, both, inner = member.partition("+")
+    if both:
+        with healthy(pipeline, outer), healthy(pipeline, inner):
+            yield
+        return
     kind, _, number = member.partition(":")
     if kind == "plain":
         yield
@@ -64,10 +73,15 @@ def healthy(pipeline: Pipeline, member: str) -> Generator[None]:
     elif kind == "jitter":
         with _jitter(pipeline, int(number)):
             yield
+    elif kind == "float64":
+        # The text encoder is left as it is: embeddings are given where this member is asked.
+        modules = pipeline.modules()
+        with in_float64([modules[name] for name in ("transformer", "vae") if name in modules]):
+            yield
     else:
         raise InvalidRequest(
             f"unknown healthy member {member!r}; known: plain, math, threads:N, split,"
-            " channels_last, norm_eps:X, jitter:N"
+            " channels_last, norm_eps:X, jitter:N, float64"
         )
 
 

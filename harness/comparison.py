@@ -20,7 +20,7 @@ from harness.judge.distances import same_result
 from harness.judge.jumps import judge_jumps
 from harness.judge.known import known_difference
 from harness.judge.local import judge_local
-from harness.judge.narrow import narrow_call, settled
+from harness.judge.narrow import settle
 from harness.judge.native import healthy_velocity, judge_itself, judge_native, judge_walk
 from harness.local_probe import (
     FULL_PRECISION,
@@ -40,7 +40,7 @@ from harness.native_probe import (
     read_trace,
     schedule_used,
 )
-from harness.prober import Prober, Target
+from harness.prober import Answers, Prober, Target
 from harness.records import Component, Coverage, Evidence, Finding, PipelineRecord, RenderRecord
 from harness.store import Store
 from harness.worker_client import RemoteError
@@ -166,7 +166,7 @@ def _links(
             found += judge_native(links, data)
             if role == "candidate":
                 itself = ask_itself(prober, store, case, sides[1], record, outer)
-                found += judge_itself(links, itself)
+                found += judge_itself(links, itself, data)
         if not declared:
             a, b = (read_trace(store, record) for record in pair)
             found += judge_jumps(a, b, data.steps, healthy_velocity(data), pair[0].seed)
@@ -261,13 +261,13 @@ def _look(
 ) -> tuple[LocalData, list[Evidence]]:
     chosen = ProbeSettings(settings.probe_seeds, settings.calibration_seeds)
     data = probe_pair(prober, case, reference, candidate, chosen, member)
-    chain = judge_local(data)
-    narrow = narrow_call(chain)
-    if narrow is not None and narrow.step is not None and narrow.seed is not None:
-        sides = reference, candidate
-        asked = predict_in_float64(prober, data, sides, narrow.step, narrow.seed)
-        chain = settled(chain, narrow, asked)
-    return data, chain
+    sides = {"reference": (reference, member), "candidate": (candidate, None)}
+
+    def in_float64(role: str, places: Sequence[tuple[int, int]]) -> Answers | str:
+        side, equalising = sides[role]
+        return predict_in_float64(prober, data, side, places, equalising)
+
+    return settle(data, judge_local(data), in_float64)
 
 
 def _declared(reference: Target, candidate: Target) -> list[str]:

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from backends.base import Case, ScheduleTable
 from backends.questions import Question
+from harness.errors import WorkerError
 from harness.plan import probe_steps
 from harness.prober import Answers, Array, Prober, Shared, Target
 from harness.worker_client import RemoteError
@@ -75,7 +76,8 @@ class LocalData:
     """Everything that `harness.judge.local` decides from.
 
     `table` is the reference's schedule, which all answers used. `equalised` names the healthy member
-    under which the reference answered "eq.s<seed>", or None.
+    under which the reference answered "eq.s<seed>", or None. `reference_error` is, by step, how far the
+    reference's own float32 velocity lies from its float64 one, where that was asked.
     """
 
     case: Case
@@ -85,6 +87,7 @@ class LocalData:
     reference: Side
     candidate: Side
     equalised: str | None
+    reference_error: Mapping[int, float] = field(default_factory=dict[int, float])
 
 
 def reduced_precision(target: Target) -> dict[str, Any] | None:
@@ -187,24 +190,42 @@ def scan_as_run(
 
 
 def predict_in_float64(
-    prober: Prober, data: LocalData, sides: tuple[Target, Target], step: int, seed: int
-) -> tuple[Answers, Answers] | str:
-    """Both sides' branches at one step in float64, as question "precise"; or why one cannot say."""
-    full = data.reference.full
-    name = f"s{seed}.{step}.in"
-    plain = Question("precise", "predict", seed=seed, steps=(step,), source=f"s{seed}")
-    mine = plain if data.equalised is None else replace(plain, member=data.equalised)
+    prober: Prober,
+    data: LocalData,
+    side: Target,
+    places: Sequence[tuple[int, int]],
+    member: str | None = None,
+) -> Answers | str:
+    """Branches of `side` at `places`, (step, seed) each, in float64, as "precise.s<seed>"; or why it
+    cannot say.
+
+    Every scalar path is in float64, too (`backends.exact_arithmetic`). `member` equalises a known
+    difference besides. Weights are opened in float64 where the backend can, else widened in place.
+    """
+    seeds = dict.fromkeys(seed for _, seed in places)
+    given = {f"s{seed}.{step}.in": data.reference.full.tensors[f"s{seed}.{step}.in"]
+             for step, seed in places}  # fmt: skip
+    questions = [
+        Question(
+            f"precise.s{seed}",
+            "predict",
+            member="float64" if member is None else f"float64+{member}",
+            seed=seed,
+            steps=tuple(k for k, s in places if s == seed),
+            source=f"s{seed}",
+        )
+        for seed in seeds
+    ]
+    why = ""
     with TemporaryDirectory(prefix="parity-precise-") as folder:
-        shared, given = _shared(full, data.table, Path(folder)), {name: full.tensors[name]}
-        a, b = (side.at({**FULL_PRECISION, "dtype": "float64"}) for side in sides)
-        try:
-            asked = [
-                prober.ask(side, data.case, shared, [question], given)
-                for side, question in ((a, mine), (b, plain))
-            ]
-        except RemoteError as error:
-            return str(error)
-    return asked[0], asked[1]
+        shared = _shared(data.reference.full, data.table, Path(folder))
+        for dtype in ("float64", "float32"):
+            target = side.at({**FULL_PRECISION, "dtype": dtype})
+            try:
+                return prober.ask(target, data.case, shared, questions, given)
+            except (RemoteError, WorkerError) as error:
+                why = str(error)
+    return why
 
 
 def share_inputs(own: Answers, table: ScheduleTable, folder: Path, latent_dtype: str) -> Path:

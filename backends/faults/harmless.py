@@ -322,3 +322,58 @@ def rotary_float64(pipeline: Pipeline) -> None:
         return (x.double() * cos + turned * sin).to(x.dtype)
 
     install(pipeline, Processor(rotate_query=rotate, rotate_key=rotate))
+
+
+@patch("harmless_kernels_vary")
+def kernels_vary(pipeline: Pipeline) -> None:
+    """Every linear layer of the transformer and every 3D convolution of the decoder sums in another
+    order at each call, as kernels with atomic additions do: half an ulp, never the same twice."""
+    generator = torch.Generator()
+    generator.seed()
+
+    def vary(out: Any) -> Any:
+        if not isinstance(out, Tensor) or not out.is_floating_point():
+            return out
+        drawn = torch.rand(out.shape, generator=generator, dtype=torch.float32).to(out.device)
+        return (out.double() * (1 + (drawn - 0.5) * torch.finfo(out.dtype).eps)).to(out.dtype)
+
+    for name, kind in (("transformer", nn.Linear), ("vae", nn.Conv3d)):
+        for layer in module(pipeline, name).modules():
+            if isinstance(layer, kind):
+                on_output(layer, vary)
+
+
+def _sinusoid(self: Any, angles: Tensor) -> Tensor:
+    parts = [angles.cos(), angles.sin()] if self.flip_sin_to_cos else [angles.sin(), angles.cos()]
+    return torch.cat(parts, dim=-1)
+
+
+def _frequencies(self: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
+    half = self.num_channels // 2
+    steps = torch.arange(half, dtype=dtype, device=device) / (half - self.downscale_freq_shift)
+    return torch.exp(-math.log(10000) * steps)
+
+
+@patch("harmless_sinusoid_float64")
+def sinusoid_float64(pipeline: Pipeline) -> None:
+    """The sinusoid of the timestep in float64, rounded once: more exact than upstream's float32."""
+
+    def forward(self: Any, timesteps: Tensor) -> Tensor:
+        frequencies = _frequencies(self, torch.float64, timesteps.device)
+        return _sinusoid(self, timesteps[:, None].double() * frequencies).float()
+
+    become(module(pipeline, "transformer.time_proj"), forward=forward)
+
+
+@patch("harmless_sinusoid_rough")
+def sinusoid_rough(pipeline: Pipeline) -> None:
+    """The same sinusoid by a float32 formula that cancels: right in exact arithmetic, its angles off by
+    up to 1e-3. As the reference of a pair it is what a more exact candidate is held against."""
+    far = 8192.0
+
+    def forward(self: Any, timesteps: Tensor) -> Tensor:
+        frequencies = _frequencies(self, torch.float32, timesteps.device)
+        angles = (timesteps[:, None].float() + far) * frequencies - far * frequencies
+        return _sinusoid(self, angles)
+
+    become(module(pipeline, "transformer.time_proj"), forward=forward)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from backends.base import ScheduleTable
 from harness.judge import schedules
 from harness.judge.known import known_difference
-from harness.judge.limits import UNIT_ROUNDOFF, Limit, limit, relative
+from harness.judge.limits import COLLAPSE_FACTOR, UNIT_ROUNDOFF, Limit, limit, relative
 from harness.judge.steps import SOLVER_LIMIT, judge_guidance, judge_solver, solver_gaps
 from harness.local_probe import OTHER_MEMBERS, TRANSFORMER_MEMBERS, LocalData
 from harness.prober import Answers
@@ -227,13 +227,18 @@ def branch_distance(a: Answers, b: Answers, question: str, other: str, step: int
     return max(relative(p, q) for p, q in zip(x, y, strict=True))
 
 
+def transformer_limits(data: LocalData) -> dict[int, Limit]:
+    """By step, how far float32 outputs of the transformer may lie apart on the same inputs."""
+    a = data.reference.full
+    return {step: limit(_member_branches(data, a, a, step)) for step in data.steps}
+
+
 def _transformer(data: LocalData) -> Evidence:
     """The worst step and seed, each step held against what its own healthy members do."""
     a, b = data.reference.full, data.candidate.full
     mine = "s" if data.equalised is None else "eq.s"
     worst: Evidence | None = None
-    for step in data.steps:
-        bound = limit(_member_branches(data, a, a, step))
+    for step, bound in transformer_limits(data).items():
         for seed in data.settings.seeds:
             value = branch_distance(a, b, f"{mine}{seed}", f"s{seed}", step)
             found = _against(
@@ -263,28 +268,79 @@ def _member_branches(data: LocalData, oracle: Answers, by: Answers, step: int) -
     ]
 
 
+_Repeats = tuple[Component, str, str]
+
+_REPEATED: tuple[_Repeats, ...] = (
+    ("text", "text.0.text", "text_again.0.text"),
+    ("decoder", "decode.0.frames", "decode.2.frames"),
+)
+"""Of both sides: a component, what it answered first, and again after other work."""
+
+
 def _order(data: LocalData) -> Iterator[Evidence]:
-    """What was computed first must come out again, to the bit, after other work in between."""
+    """What was computed first must come out again after other work in between, as nearly as the
+    reference's own does: to the bit where that repeats itself to the bit."""
     seed, step = data.settings.seeds[0], data.steps[0]
-    checks: tuple[tuple[Component, str, str], ...] = (
-        ("text", "text.0.text", "text_again.0.text"),
-        ("transformer", f"s{seed}.{step}.branches", f"again.s{seed}.{step}.branches"),
-        ("decoder", "decode.0.frames", "decode.2.frames"),
+    a = data.reference.full
+    branches = f"s{seed}.{step}.branches"
+    healthy: dict[Component, list[float]] = {
+        "text": _member_text(data),
+        "transformer": transformer_limits(data)[step].healthy,
+        "decoder": _member_decode(data),
+    }
+    floors: dict[Component, list[float]] = {
+        component: [_repeat(a, first, second)] for component, first, second in _REPEATED
+    }
+    floors["text"] += [_repeat(a, f"text.{i}.text", f"plain.text.{i}.text") for i in range(3)]
+    floors["transformer"] = [
+        _repeat(a, f"s{s}.{k}.branches", f"plain.s{s}.{k}.branches")
+        for s in data.settings.calibration_seeds
+        for k in data.steps
+    ]
+    asked: tuple[_Repeats, ...] = (
+        *_REPEATED,
+        ("transformer", branches, f"again.{branches}"),
     )
-    b = data.candidate.full
-    for component, first, second in checks:
-        value = relative(b.tensors[first], b.tensors[second])
-        yield Evidence(
-            stage="order",
-            check=f"order.{component}",
-            component=component,
-            outcome="agrees" if value == 0 else "differs",
-            detail=f"the {component} asked twice, with other work in between, answers"
-            + (" the same" if value == 0 else f" differently by {value:.3g}: it keeps state"),
-            value=value,
-            limit=0.0,
-            unit="relative L2",
+    for component, first, second in asked:
+        value = _repeat(data.candidate.full, first, second)
+        yield _repeats(component, value, floors[component], limit(healthy[component]))
+
+
+def _repeat(answers: Answers, first: str, second: str) -> float:
+    """How far a side's second answer lies from its first; 0 where all is equal, what is not finite
+    included: that is judged where it is compared with the other side."""
+    x, y = answers.tensors[first], answers.tensors[second]
+    return 0.0 if np.array_equal(x, y, equal_nan=True) else relative(x, y)
+
+
+def _repeats(component: Component, value: float, floor: list[float], rounding: Limit) -> Evidence:
+    """A candidate asked twice. Within what the reference itself varies by it agrees. Beside a reference
+    that repeats itself it is noted where it varies as rounding does, since an order of summation that is
+    not fixed varies like that; a state that changes the answer by more differs."""
+    bound = COLLAPSE_FACTOR * max(floor)
+    told = f"answers differently by {value:.3g}"
+    if value <= bound:
+        outcome = "agrees"
+        told = "answers the same" if value == 0 else f"{told}; the reference's own varies as much"
+    elif value <= rounding.value and rounding.enough:
+        outcome, bound = "noted", rounding.value
+        told += ", which is rounding: its kernels do not repeat themselves to the bit"
+    else:
+        outcome, bound = "differs", max(bound, rounding.value if max(floor) > 0 else 0.0)
+        told += (
+            ": it keeps state" if math.isfinite(value) else ": finite once and not the other time"
         )
+    return Evidence(
+        stage="order",
+        check=f"order.{component}",
+        component=component,
+        outcome=outcome,
+        detail=f"the {component} asked twice, with other work in between, {told}",
+        value=value,
+        limit=bound,
+        unit="relative L2",
+        healthy=floor,
+    )
 
 
 def _ratio(oracle: Array, reference: Array, candidate: Array) -> float:

@@ -74,7 +74,7 @@ def judge_walk(role: str, record: RenderRecord, table: ScheduleTable) -> list[Ev
     ]
 
 
-def judge_itself(links: Links, itself: Mapping[str, Array]) -> Iterator[Evidence]:
+def judge_itself(links: Links, itself: Mapping[str, Array], local: LocalData) -> Iterator[Evidence]:
     """Whether a side's own run gave what its stages give when they are asked again (`ask_itself`).
 
     That is the contract of the stages, to the bit; what breaks it lies in the loop or after decoding, at
@@ -82,23 +82,37 @@ def judge_itself(links: Links, itself: Mapping[str, Array]) -> Iterator[Evidence
     """
     if links.steps:
         last = links.steps[-1]
-        bound = ITSELF_FACTOR * relative(
-            itself[f"link.{last}.velocity"], itself[f"again.{last}.velocity"]
-        )
+        floor = _apart(itself[f"link.{last}.velocity"], itself[f"again.{last}.velocity"])
+        # Guidance amplifies what a side varies by, and does so more at one step than at another.
+        bounds = [
+            0.0 if floor == 0 else max(ITSELF_FACTOR * floor, _rounding(local, k))
+            for k in links.steps
+        ]
         gaps = [
             _apart(links.trace[f"step_{k}.velocity"], itself[f"link.{k}.velocity"])
             for k in links.steps
         ]
-        value, at = _worst(gaps)
+        at = max(range(len(gaps)), key=lambda i: (gaps[i] > bounds[i], gaps[i]))
         yield _evidence(links, "itself.transformer", "loop", "its guided velocities against its own"
-                        " stages asked again", value, bound, "relative L2",
-                        links.steps[at or 0])  # fmt: skip
-    first, second = (quantise(itself[f"decode.{i}.frames"]).astype(float) for i in range(2))
-    bound = ITSELF_FACTOR * float(np.abs(first - second).max())
+                        " stages asked again", gaps[at], bounds[at], "relative L2",
+                        links.steps[at])  # fmt: skip
+    first, second = (itself[f"decode.{i}.frames"] for i in range(2))
+    bound = 0.0
+    if not np.array_equal(first, second, equal_nan=True):
+        # A float that varies by any amount may round to the next grey level.
+        bound = 1 + ITSELF_FACTOR * 255 * float(np.abs(first - second).max())
+    first = quantise(first).astype(float)
     same = first.shape == links.frames.shape
     value = float(np.abs(first - links.frames).max()) if same else math.inf
     yield _evidence(links, "itself.frames", "frames", "its frames against its own final latents"
                     " decoded again", value, bound, "grey levels")  # fmt: skip
+
+
+def _rounding(local: LocalData, step: int) -> float:
+    """How far healthy guided velocities may lie apart at a step, at the run's precision."""
+    if local.candidate.reduced is None:
+        return limit(_member_velocities(local, step), NATIVE_FACTOR).value
+    return ITSELF_FACTOR * _reduced_error(local, step)
 
 
 def _apart(a: Array, b: Array) -> float:
@@ -192,8 +206,10 @@ def _velocity(links: Links, local: LocalData, reduced: bool) -> Evidence:
 
 
 def _member_velocities(local: LocalData, step: int) -> list[float]:
+    """Of the healthy members, and of the reference's own error where that is known to be larger."""
     tensors = local.reference.full.tensors
-    return [
+    own = [local.reference_error[step]] if step in local.reference_error else []
+    return own + [
         max(
             relative(tensors[f"s{s}.{step}.velocity"], tensors[f"{member}.s{s}.{step}.velocity"])
             for s in local.settings.calibration_seeds

@@ -77,6 +77,19 @@ def chosen(
     )  # fmt: skip
 
 
+def _on_both(
+    name: str, summary: str, settings: tuple[Setting, ...], *further: str
+) -> tuple[Healthy, ...]:
+    """One row a setting, of a harmless patch on the reference; `further` changes the two."""
+    return tuple(
+        Healthy(
+            f"{name}@{_label(setting)}", "patch", summary, setting, _ROUNDING,
+            plugin="backends.faults.harmless", further=further,
+        )
+        for setting in settings
+    )  # fmt: skip
+
+
 def with_case(setting: Setting, *case: str) -> Setting:
     return replace(setting, case=(*setting.case, *case))
 
@@ -113,6 +126,14 @@ _PATCHES = (
     *_patched("block_upcast", "one block sums in float64", _FOUR),
     *_patched("text_batched", "prompts encoded in a batch", (TWO, FIVE_BF16)),
     *_patched("tokenizer_slow", "the other tokenizer implementation", (TWO, FIVE), field="B31"),
+    *_patched("kernels_vary", "kernels that never round the same twice", (TWO, FIVE_BF16)),
+    *_on_both("kernels_vary_on_both", "such kernels on both sides", (TWO, FIVE, FIVE_BF16),
+              "reference.patch=harmless_kernels_vary",
+              "candidates.diffusers.patch=harmless_kernels_vary",
+              "candidates.diffusers.attention=math"),
+    *_patched("sinusoid_float64", "the timestep's sinusoid in float64", (TWO, FIVE, TWO_BF16)),
+    *_on_both("more_exact", "a reference whose float32 sinusoid is rough", (TWO, FIVE),
+              "reference.patch=harmless_sinusoid_rough"),
     *_patched("rotary_float64", "rotation in float64", (FIVE, FIVE_BF16), field="B16"),
 )  # fmt: skip
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from harness.cli import main
-from harness.judge.narrow import narrow_call, settled
+from harness.judge.narrow import in_doubt
 from harness.records import Evidence
 
 
@@ -46,19 +46,17 @@ def _evidence(value: float, outcome: Any = "agrees") -> Evidence:
 
 
 @pytest.mark.parametrize(
-    ("value", "near"), [(4e-7, False), (6e-7, True), (1.9e-6, True), (2.1e-6, False)]
+    ("value", "outcome", "doubtful"),
+    [
+        (4e-7, "agrees", False),
+        (6e-7, "agrees", True),
+        (1.9e-6, "differs", True),
+        (9e-4, "differs", True),
+        (2e-3, "differs", False),
+    ],
 )
-def test_only_what_lies_near_the_limit_is_asked_again(value: float, near: bool) -> None:
-    assert (narrow_call([_evidence(value)]) is not None) == near
-    assert narrow_call([_evidence(value, "unscored")]) is None
-
-
-def test_where_float64_cannot_be_asked_the_call_stands_and_says_so() -> None:
-    chain = [_evidence(6e-7), _evidence(1.5e-6, "differs")]
-    for narrow in chain:
-        after = settled(chain, narrow, "no float64 here")
-        (changed,) = [a for a, b in zip(after, chain, strict=True) if a != b]
-        assert changed.outcome == narrow.outcome
-        assert (
-            changed.detail == "d; near its limit, and float64 could not be asked: no float64 here"
-        )
+def test_what_is_near_or_could_be_a_scalar_paths_precision_is_asked_again(
+    value: float, outcome: str, doubtful: bool
+) -> None:
+    assert (in_doubt([_evidence(value, outcome)]) is not None) == doubtful
+    assert in_doubt([_evidence(value, "unscored")]) is None
