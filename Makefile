@@ -4,12 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench weights clean
 
-demo: $(STAMP)
+demo: $(STAMP) weights
 	$(BIN)/parity run experiment=demo
 
-test: $(STAMP) chromium lint
+test: $(STAMP) chromium weights lint
 	@# One process per core and one thread each: small tensors do not fill two cores.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
@@ -17,6 +17,10 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+# The weights of LPIPS, once for this user; where they cannot be had, the demo says that LPIPS is unscored.
+weights: $(STAMP)
+	-$(BIN)/parity fetch lpips
 
 # Compares, measures, and writes tests/benchmarks/RESULTS.md; best on a machine with nothing else to do.
 bench: $(STAMP)

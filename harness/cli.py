@@ -31,6 +31,7 @@ _VERBS = {
     "selftest": "plant faults, and measure what the verdict makes of them",
     "audit": "compare two checkpoints without rendering",
     "doctor": "say what works on this machine, and how to mend the rest",
+    "fetch": "get the weights that a metric needs",
     "ls": "list the renders in the store",
     "verify": "check every byte in the store",
     "gc": "remove from the store what nothing needs",

@@ -50,9 +50,27 @@ def metrics() -> Iterator[dict[str, Any]]:
         result = score_pair(reference, reference + noise // 16, {name: {}})[name]
         row = {"area": "metric", "what": name}
         if isinstance(result, Score):
-            yield {**row, "state": "works", "detail": f"in {result.unit}"}
+            used = f", with {result.spec.weights}" if result.spec.weights else ""
+            yield {**row, "state": "works", "detail": f"in {result.unit}{used}"}
         else:
             yield {**row, "state": "fails", "detail": result.reason, "remedy": result.remedy}
+    yield from _weights_at_hand()
+
+
+def _weights_at_hand() -> Iterator[dict[str, Any]]:
+    """Whether the two sources of LPIPS's backbone hold the same weights, where both are here."""
+    from harness.metrics.lpips_sources import at_hand
+    from harness.metrics.lpips_weights import difference
+
+    found, missing = at_hand()
+    row = {"area": "metric", "what": "lpips weights"}
+    if len(found) == 2:
+        differ = difference(*found)
+        state = "works" if differ is None else "fails"
+        yield {**row, "state": state, "detail": differ or "both sources are equal in every bit"}
+    elif found:
+        here = found[0].identity
+        yield {**row, "state": "works", "detail": f"{here}; not compared: {'; '.join(missing)}"}
 
 
 def devices() -> Iterator[dict[str, Any]]:

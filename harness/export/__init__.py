@@ -104,6 +104,7 @@ def _score(result: Row) -> Row:
     return {
         "unit": result["spec"]["unit"],
         "higher_is_better": result["spec"]["higher_is_better"],
+        "weights": result["spec"].get("weights") or None,
         "value": float(result["value"]),  # infinities and NaN are strings in JSON
         "worst_frame": worst["index"],
         "worst_value": float(worst["value"]),

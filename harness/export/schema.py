@@ -73,6 +73,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("worst_frame", "int64", "video frame with the worst value, from 0"),
         Column("worst_value", "float64", f"value there; {_VALUE}"),
         Column("higher_is_better", "bool", "direction of the metric"),
+        Column("weights", "string", "source and digest of what a learned metric measured with"),
         Column("unscored", "string", "why it could not be computed; null if scored"),
     ),
     "distances": (

@@ -1,6 +1,7 @@
 """Pairs in an MLflow tracking server: one MLflow run for each pair of each parity run.
 
-params   case, model, reference, candidate, seeds
+params   case, model, reference, candidate, seeds; `weights.` before a learned metric's name: source
+         and digest of what it measured with
 tags     parity.verdict, parity.component, parity.block, parity.run, parity.commit, parity.pair
 metrics  one value a seed, the seed as step: latents_rel_l2, psnr, ...; `floor.` before the same
          of the reference rendered again; `check.` before each value of the evidence
@@ -97,6 +98,8 @@ def _log(client: Any, place: str, store: Store, run: RunResult, pair: PairResult
     logged = client.create_run(place, tags=tags).info.run_id
     sides = ("case", "model", "reference", "candidate")
     params = {name: getattr(pair, name) for name in sides} | {"seeds": pair.seeds}
+    learned = {n: r.weights for n, r in read_metrics(pair).items() if r.weights}
+    params |= {f"weights.{name}": weights for name, weights in learned.items()}
     for name, value in params.items():
         client.log_param(logged, name, value)
     for name, value, seed in _metrics(pair):

@@ -17,7 +17,7 @@ QUALIFY row_number() OVER (PARTITION BY "case", model, reference, candidate ORDE
 
 -- Each metric of the newest verdict over the seeds, beside its floor: the reference rendered again.
 CREATE OR REPLACE VIEW score_summary AS
-SELECT s."case", s.candidate, s.metric, any_value(s.unit) AS unit,
+SELECT s."case", s.candidate, s.metric, any_value(s.weights) AS weights, any_value(s.unit) AS unit,
        count(s.value) FILTER (s.against = 'candidate') AS scored,
        count(s.unscored) FILTER (s.against = 'candidate') AS unscored,
        median(s.value) FILTER (s.against = 'candidate') AS median_value,

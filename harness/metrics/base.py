@@ -24,18 +24,23 @@ CollectedT = TypeVar("CollectedT", contravariant=True)
 
 @dataclass(frozen=True)
 class MetricSpec:
-    """One metric as it was applied: enough to tell whether two scores may be compared."""
+    """One metric as it was applied: enough to tell whether two scores may be compared.
+
+    weights: source and digest of what a learned metric measures with; empty for a formula.
+    """
 
     name: str
     version: int
     options: Mapping[str, OptionValue]
     unit: str
     higher_is_better: bool
+    weights: str = ""
 
     def cache_key(self) -> str:
-        """Name, version and options in one canonical string, e.g. `psnr@1{"tile_px":16}`."""
+        """Name, version, options and weights in one canonical string, e.g. `psnr@1{"tile_px":16}`."""
         options = json.dumps(dict(self.options), sort_keys=True, separators=(",", ":"))
-        return f"{self.name}@{self.version}{options}"
+        weights = f" with {self.weights}" if self.weights else ""
+        return f"{self.name}@{self.version}{options}{weights}"
 
 
 @dataclass(frozen=True)
@@ -113,9 +118,9 @@ class Traits:
     symmetric: bool
     minimum_frames: int = 1
 
-    def spec(self, options: Options) -> MetricSpec:
+    def spec(self, options: Options, weights: str = "") -> MetricSpec:
         return MetricSpec(
-            self.name, self.version, options.model_dump(), self.unit, self.higher_is_better
+            self.name, self.version, options.model_dump(), self.unit, self.higher_is_better, weights
         )
 
     def unscored(self, reason: str, remedy: str) -> Unscored:

@@ -41,15 +41,17 @@ class LpipsMeter:
     """LPIPS-Alex v0.1, mean over frames: with the pretrained backbone it ranges from 0, rarely to 1.
 
     Each frame passes through the backbone once, a reference's however many candidates it has.
+    `weights` are those of the backbone, as every score names them.
     Source: Zhang et al., CVPR 2018; equals the `lpips` package frame by frame.
     """
 
     first_frame = 0
 
     def __init__(
-        self, traits: Traits, model: nn.Module, size: FrameSize, options: TileOptions
+        self, traits: Traits, model: nn.Module, size: FrameSize, options: TileOptions, weights: str
     ) -> None:
         self._traits, self._model, self._options = traits, model, options
+        self._weights = weights
         self._grid = TileGrid.covering(size.height_px, size.width_px, options.tile_px)
 
     def measure(self, reference: Moment, candidates: Sequence[Moment]) -> list[tuple[float, Tiles]]:
@@ -67,33 +69,37 @@ class LpipsMeter:
         return found
 
     def tally(self) -> Series:
-        return Series(self._traits, self._options, self._grid, worst_is_largest=True)
+        return Series(
+            self._traits, self._options, self._grid, worst_is_largest=True, weights=self._weights
+        )
 
 
 def start_lpips(size: FrameSize, options: TileOptions) -> LpipsMeter | Unscored:
     """A meter with the pretrained backbone; an untrained network never stands in for it."""
     from harness.metrics import lpips_model
+    from harness.metrics.lpips_weights import BackboneUnavailableError, backbone_in_use
 
     try:
-        model = lpips_model.pretrained_model()
-    except lpips_model.BackboneUnavailableError as missing:
+        backbone = backbone_in_use()
+        model = lpips_model.pretrained_model(backbone)
+    except BackboneUnavailableError as missing:
         return LPIPS.unscored(missing.reason, missing.remedy)
-    return _start(LPIPS, model, size, options)
+    return _start(LPIPS, model, size, options, backbone.identity)
 
 
 def start_untrained(size: FrameSize, options: UntrainedOptions) -> LpipsMeter | Unscored:
     """The same architecture with a random backbone: a multi-scale feature distance, not LPIPS.
 
-    For machines without the weights and for exercising the code. Its numbers compare with each
-    other, for one seed, and with nothing that is published.
+    For exercising the code. Its numbers compare with each other, for one seed, and with nothing that
+    is published.
     """
     from harness.metrics import lpips_model
 
-    return _start(LPIPS_UNTRAINED, lpips_model.untrained_model(options.seed), size, options)
+    return _start(LPIPS_UNTRAINED, lpips_model.untrained_model(options.seed), size, options, "")
 
 
 def _start(
-    traits: Traits, model: nn.Module, size: FrameSize, options: TileOptions
+    traits: Traits, model: nn.Module, size: FrameSize, options: TileOptions, weights: str
 ) -> LpipsMeter | Unscored:
     from harness.metrics import lpips_model
 
@@ -103,7 +109,7 @@ def _start(
             f"frames of {size.height_px}x{size.width_px} px are too small for AlexNet",
             f"render at least {least}x{least} px, or drop {traits.name} for this case",
         )
-    return LpipsMeter(traits, model, size, options)
+    return LpipsMeter(traits, model, size, options, weights)
 
 
 METRIC = Metric(LPIPS, TileOptions, start_lpips)

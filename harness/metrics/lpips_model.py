@@ -1,18 +1,14 @@
-"""The LPIPS network and where its weights come from; the only module that imports torch and lpips.
+"""The LPIPS network; the only module that imports torch and lpips while scores are computed.
 
-The `lpips` package carries the linear heads. The AlexNet backbone is torchvision's file: taken from
-torch's cache, or fetched once per process, and verified by the hash in its name.
+The `lpips` package carries the linear heads. The AlexNet backbone comes from the user's cache.
 """
 
 from __future__ import annotations
 
 import hashlib
-import tempfile
-import urllib.request
 import warnings
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 from threading import Lock
 from typing import Any, cast
 
@@ -22,46 +18,27 @@ import torch
 from numpy.typing import NDArray
 
 from harness.metrics.frames import DATA_RANGE, Grey
+from harness.metrics.lpips_weights import Backbone, BackboneUnavailableError
 
-URL = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
-SHA256_PREFIX = "7be5be79"
-FETCH_TIMEOUT_S = 20.0
+HEADS_SHA256 = "718a8b40b0d22f96192d34ab93c0db5c7943558ff6c2407f44812dce2f29b5f4"
+"""Of the five linear heads of LPIPS-Alex v0.1, one after the other, as float32."""
+
 MINIMUM_SIDE_PX = 31
 """Below this the network's last pooling has nothing left to pool."""
 
 _backbone_lock = Lock()
 
 
-class BackboneUnavailableError(RuntimeError):
-    """The pretrained backbone is neither cached nor fetchable; `remedy` is the command for it."""
-
-    def __init__(self, reason: str, remedy: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.remedy = remedy
-
-
-def backbone_path() -> Path:
-    """Where torchvision itself would keep the file, so that either finds what the other fetched."""
-    return Path(torch.hub.get_dir()) / "checkpoints" / Path(URL).name
-
-
-def fetch_command() -> str:
-    """The command that puts the backbone where `backbone_path` looks, to be copied by a person."""
-    path = backbone_path()
-    return f"mkdir -p {path.parent} && curl -fL -o {path} {URL}"
-
-
-def pretrained_model() -> torch.nn.Module:
-    """LPIPS-Alex with the ImageNet backbone. Raises: BackboneUnavailableError."""
-    path = backbone_path()
-    if not path.is_file():
-        failure = _fetch_once(path)
-        if failure is not None:
-            raise BackboneUnavailableError(
-                f"no pretrained AlexNet at {path}, and {failure}", fetch_command()
-            )
-    return _load_pretrained(path)
+@lru_cache(maxsize=1)
+def pretrained_model(backbone: Backbone) -> torch.nn.Module:
+    """LPIPS-Alex with `backbone`. Raises: BackboneUnavailableError, when the heads are not v0.1's."""
+    model = _build(seed=0)
+    # lpips cuts `features` into slices but keeps the layer numbers: slice2.3.weight is features.3
+    with torch.no_grad():
+        for name, parameter in cast("Any", model).net.named_parameters():
+            tensor = backbone.tensors[f"features.{name.split('.', 1)[1]}"]
+            parameter.copy_(torch.from_numpy(tensor))
+    return model
 
 
 @lru_cache(maxsize=1)
@@ -110,42 +87,18 @@ def _build(seed: int) -> torch.nn.Module:
         warnings.filterwarnings("ignore", category=UserWarning, module="torchvision")
         torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType]
         model: Any = _lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
+    _check_heads(model)
     return cast("torch.nn.Module", model.eval().to("cuda" if torch.cuda.is_available() else "cpu"))
 
 
-@lru_cache(maxsize=1)
-def _load_pretrained(path: Path) -> torch.nn.Module:
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if not digest.startswith(SHA256_PREFIX):
+def _check_heads(model: Any) -> None:
+    digest = hashlib.sha256()
+    for head in model.lins:
+        (kernel,) = head.parameters()
+        digest.update(kernel.detach().numpy().astype("<f4").tobytes())
+    if digest.hexdigest() != HEADS_SHA256:
         raise BackboneUnavailableError(
-            f"{path} is damaged: its SHA-256 starts with {digest[:8]}, expected {SHA256_PREFIX}",
-            f"rm {path} && {fetch_command()}",
+            f"the linear heads of the installed `lpips` are not those of LPIPS-Alex v0.1 (SHA-256"
+            f" {digest.hexdigest()[:16]}, expected {HEADS_SHA256[:16]})",
+            "pip install --force-reinstall --no-deps lpips",
         )
-    weights = cast(
-        "dict[str, torch.Tensor]", torch.load(path, map_location="cpu", weights_only=True)
-    )
-    model = _build(seed=0)
-    # lpips cuts `features` into slices but keeps the layer numbers: slice2.3.weight is features.3
-    with torch.no_grad():
-        for name, parameter in cast("Any", model).net.named_parameters():
-            parameter.copy_(weights[f"features.{name.split('.', 1)[1]}"])
-    return model
-
-
-@lru_cache(maxsize=1)
-def _fetch_once(path: Path) -> str | None:
-    """Download the backbone; the reason if that failed, remembered: no network stays no network."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(URL, timeout=FETCH_TIMEOUT_S) as response:
-            content: bytes = response.read()
-        digest = hashlib.sha256(content).hexdigest()
-        if not digest.startswith(SHA256_PREFIX):
-            return f"{URL} gave other content (SHA-256 starts with {digest[:8]})"
-        # into place in one step: another process may be looking
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as partial:
-            partial.write(content)
-        Path(partial.name).replace(path)
-    except OSError as error:
-        return f"{URL} cannot be fetched from here ({error})"
-    return None

@@ -21,7 +21,7 @@ class Series:
 
     Of the tiles only the worst is kept. worst_is_largest: of what is measured. show: from what is
     measured and averaged (a squared error) to the metric's unit (dB), monotone; what was measured
-    is then kept in `extra` under the name `measured`.
+    is then kept in `extra` under the name `measured`. weights: what a learned metric measures with.
     """
 
     def __init__(
@@ -34,12 +34,14 @@ class Series:
         first_frame: int = 0,
         show: Callable[[float], float] | None = None,
         measured: str | None = None,
+        weights: str = "",
     ) -> None:
         self._traits, self._options, self._grid = traits, options, grid
         self._worst_is_largest = worst_is_largest
         self._first_frame = first_frame
         self._show = show or _as_measured
         self._measured = measured
+        self._weights = weights
         self._values: list[float] = []
         self._worst: Region | None = None
 
@@ -62,7 +64,7 @@ class Series:
             raise ValueError(f"{self._traits.name}: no frame was measured")
         per_frame = tuple(self._show(value) for value in self._values)
         return Score(
-            spec=self._traits.spec(self._options),
+            spec=self._traits.spec(self._options, self._weights),
             value=self._show(float(np.mean(self._values))),
             per_frame=per_frame,
             worst_frame=find_worst_frame(

@@ -33,6 +33,7 @@ def render_markdown(files: RunFiles) -> str:
         [
             "",
             "Numbers are those of the worst seed; *floor* is the reference against its own rerun.",
+            *(escaped(sentence) for sentence in matrix.weights),
         ],
         ["", *_sections(matrix)],
         ["## Verdicts", ""],

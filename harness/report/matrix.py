@@ -136,6 +136,12 @@ class Matrix:
         return names.pop() if len(names) == 1 else None
 
     @property
+    def weights(self) -> list[str]:
+        """One sentence for each learned metric: what it measured with."""
+        used = {(r.title, r.weights) for row in self.rows for r in row.metrics.values()}
+        return [f"{title} measured with {weights}." for title, weights in sorted(used) if weights]
+
+    @property
     def unscored(self) -> list[str]:
         """One sentence for each metric and reason that left something unscored, with the remedy."""
         reasons = Counter(

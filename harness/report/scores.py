@@ -55,6 +55,11 @@ class MetricReading:
         return _worst(self.floor)
 
     @property
+    def weights(self) -> str:
+        """Source and digest of what a learned metric measured with; empty for a formula."""
+        return self.worst.spec.weights if self.worst else ""
+
+    @property
     def unscored(self) -> list[Unscored]:
         """The seeds that could not be scored."""
         return [result for result in self.by_seed.values() if isinstance(result, Unscored)]
@@ -85,6 +90,14 @@ def _read(name: str, pair: PairResult) -> MetricReading:
             f"the results of metric {name!r} for {pair.candidate!r} are not those of this version,"
             " one for each seed; run the same command again"
         ) from error
+    ways = sorted(
+        {r.spec.cache_key() for r in (*results, *floor, *ensemble) if isinstance(r, Score)}
+    )
+    if len(ways) > 1:
+        raise StoreError(
+            f"metric {name!r} of {pair.candidate!r} was measured in several ways, which do not compare:"
+            f" {', '.join(ways)}; run the same command again"
+        )
     return MetricReading(name, by_seed, floor, ensemble)
 
 

@@ -112,4 +112,5 @@ def _print_legend(matrix: Matrix, console: Console) -> None:
         "Numbers are those of the worst seed. The rerun floor is the reference against itself,"
         " rendered again in a fresh process. Steps count from 0."
     )
-    console.print(Padding(Text(notes, "dim"), (0, 0, 0, 2)))
+    for sentence in (notes, *matrix.weights):
+        console.print(Padding(Text(visible(sentence), "dim"), (0, 0, 0, 2)))

@@ -7,6 +7,7 @@ in `torch._dynamo.utils.same`: RMSE(candidate) > 3 RMSE(reference) + tol / 10 wi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,7 +25,7 @@ Latents = NDArray[np.float32]
 
 GATES = (
     "allclose 1e-4", "cosine .99", "cosine .997", "PSNR 30", "PSNR 40", "SSIM .90", "SSIM .95",
-    "error-vs-fp64 x3", "3 key frames of an mp4",
+    "LPIPS .1", "error-vs-fp64 x3", "3 key frames of an mp4",
 )  # fmt: skip
 """In the order in which they are shown."""
 
@@ -39,12 +40,12 @@ def usual_gates(
 ) -> dict[str, bool]:
     """Every gate's opinion: True = different. Frames (T, H, W, 3), final latents of any shape.
 
-    `precise` are the reference's final latents computed in float64; without them the gate that needs
-    them has no opinion and is left out.
+    `precise` are the reference's final latents computed in float64. A gate has no opinion and is left
+    out where it lacks what it needs: these, or the weights of LPIPS.
     """
     if reference.shape != candidate.shape or final_a.shape != final_b.shape:
         return dict.fromkeys(GATES, True)
-    psnr, ssim = _score(reference, candidate, "psnr"), _score(reference, candidate, "ssim")
+    psnr, ssim, lpips = (_score(reference, candidate, name) for name in ("psnr", "ssim", "lpips"))
     a, b = final_a.ravel().astype(np.float64), final_b.ravel().astype(np.float64)
     cosine = float(a @ b / max(float(np.linalg.norm(a) * np.linalg.norm(b)), 1e-300))
     gates: dict[str, Callable[[], bool]] = {
@@ -57,6 +58,8 @@ def usual_gates(
         "SSIM .95": lambda: not ssim >= 0.95,
         "3 key frames of an mp4": lambda: _key_frames(reference, candidate, fps),
     }
+    if not math.isnan(lpips):
+        gates["LPIPS .1"] = lambda: lpips > 0.1
     if precise is not None:
         o = precise.ravel().astype(np.float64)
         gates["error-vs-fp64 x3"] = lambda: not _rmse(b, o) <= 3 * _rmse(a, o) + 1e-5

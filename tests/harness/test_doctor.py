@@ -88,6 +88,23 @@ def test_the_video_codec_is_really_tried() -> None:
     assert (row.what, row.state, row.needed) == ("FFV1", "works", True)
 
 
+def test_lpips_names_its_weights_and_whether_they_were_compared() -> None:
+    rows = {row.what: row for row in doctor._probe("metrics")}
+    assert rows["lpips"].state == "works"
+    assert "AlexNet of " in rows["lpips"].detail
+    assert (
+        "not compared: " in rows["lpips weights"].detail or "equal" in rows["lpips weights"].detail
+    )
+
+
+def test_without_weights_the_doctor_names_the_command(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    row = next(row for row in doctor._probe("metrics") if row.what == "lpips")
+    assert (row.state, row.remedy) == ("fails", "parity fetch lpips")
+
+
 def test_a_crash_of_a_probe_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     (row,) = doctor._probe("no_such_probe")
     assert (row.state, row.needed) == ("fails", True)

@@ -39,15 +39,11 @@ def with_noise(clip: Frames) -> Callable[[float], Frames]:
 
 
 @pytest.fixture
-def lpips_weights(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let `lpips` run where its weights cannot be fetched: contracts hold for any weights."""
+def one_torch_thread() -> Iterator[None]:
+    """For tiny frames on shared cores: waiting for a second thread takes longer than the work."""
     import torch
 
-    from harness.metrics import lpips_model
-
-    monkeypatch.setattr(lpips_model, "pretrained_model", lambda: lpips_model.untrained_model(0))
     threads = torch.get_num_threads()
-    # tiny frames on shared cores: waiting for a second thread takes longer than the work
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)

@@ -19,7 +19,7 @@ from harness.metrics import (
     to_jsonable,
 )
 
-pytestmark = pytest.mark.usefixtures("lpips_weights")
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 every_metric = pytest.mark.parametrize("name", metric_names())
 # flicker reads the mean of a frame, which independent noise hardly moves: see the defects
 seeing_noise = pytest.mark.parametrize("name", [n for n in metric_names() if n != "flicker"])

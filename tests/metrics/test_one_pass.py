@@ -22,10 +22,11 @@ from harness.metrics import (
     score_pair,
     warp_error,
 )
+from harness.metrics.lpips_weights import backbone_in_use
 from harness.metrics.readings import read_video
 
 LIGHT = {name: {} for name in metric_names() if "lpips" not in name}
-pytestmark = pytest.mark.usefixtures("lpips_weights")
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def test_the_flow_and_the_features_of_the_reference_are_computed_once(
     clip, candidates, monkeypatch
 ):
     flows, passes = [], []
-    dense_flow, model = warp_error.dense_flow, lpips_model.untrained_model(0)
+    dense_flow, model = warp_error.dense_flow, lpips_model.pretrained_model(backbone_in_use())
     monkeypatch.setattr(warp_error, "dense_flow", lambda *a: flows.append(1) or dense_flow(*a))
     hook = model.net.register_forward_hook(lambda *_: passes.append(1))
     try:

