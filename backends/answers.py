@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from backends.arguments import ArgumentRecord, watching
 from backends.base import Case, Inputs, Pipeline, Prediction, Run, ScheduleTable
 from backends.errors import InvalidRequest
 from backends.healthy import healthy
@@ -28,6 +30,7 @@ class Answers:
     tensors: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     facts: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
     guided_calls: int = 0
+    arguments: dict[str, ArgumentRecord] = field(default_factory=dict[str, ArgumentRecord])
 
     def put(self, name: str, tensor: Tensor) -> None:
         """Keep a copy of `tensor` under `name`, in its own dtype."""
@@ -64,6 +67,10 @@ def answer(
             raise InvalidRequest(f"a probe asked {question.kind!r}; known: {', '.join(kinds)}")
         with healthy(pipeline, question.member):
             kinds[question.kind](_Asked(pipeline, case, inputs, question, given, answers))
+    for asked, record in answers.arguments.items():
+        answers.facts.setdefault(asked, {})["arguments"] = record.calls
+        for index, tensor in enumerate(record.tensors):
+            answers.put(f"{asked}.argument.{index}", tensor)
     return answers
 
 
@@ -92,11 +99,31 @@ class _Asked:
         if self.question.image:
             if picture is None:
                 raise InvalidRequest("a probe brought an image's latents; this run takes no image")
-            picture.copy_(self.tensor(self.question.image))  # the run keeps this very tensor
+            given = self.tensor(self.question.image)
+            if given.shape == picture.shape:  # else its encoding is wrong, and is judged as such
+                picture.copy_(given)  # the run keeps this very tensor
+        if picture is not None and self.question.kind == "trajectory":
+            self.put("image", picture)
         return run
 
+    @contextmanager
+    def noting(self, label: str, **known: Any) -> Generator[None]:
+        """Record what components are given within the block, unless a healthy member answers; `known` is
+        what `ArgumentRecord.add` can tell arguments by."""
+        if self.question.member != "plain":
+            yield
+            return
+        record = self.answers.arguments.setdefault(self.question.id, ArgumentRecord())
+        with watching(self.pipeline) as calls:
+            yield
+        for call in calls:
+            record.add(call, label, **known)
+
     def predict(self, run: Run, latents: Tensor, step: int) -> Prediction:
-        prediction = run.predict(latents, step)
+        text = torch.cat([run.negative_text, run.text])  # encoded here, before anything is watched
+        told = {"latents": latents, "text": text, "timestep": run.schedule.timesteps[step]}
+        with self.noting(str(step), **told):
+            prediction = run.predict(latents, step)
         self.answers.guided_calls += 1
         self.put(f"{step}.velocity", prediction.velocity)
         self.put(f"{step}.branches", prediction.branches)
@@ -111,17 +138,22 @@ def _own(asked: _Asked) -> None:
     run, tape = asked.pipeline.prepare(asked.case, Inputs()), NoiseTape(asked.question.seed)
     asked.put("text", run.text)
     asked.put("negative_text", run.negative_text)
-    image = run.encode_image(tape)
+    with asked.noting("picture"):
+        image = run.encode_image(tape)
     if image is not None:
         asked.put("image", image)
-    asked.put("initial", run.initial_latents(tape))
+    with asked.noting("clip"):
+        initial = run.initial_latents(tape)
+    asked.put("initial", initial)
     asked.answers.facts[asked.question.id] = {"schedule": asdict(run.schedule)}
 
 
 def _text(asked: _Asked) -> None:
     for index, words in enumerate(asked.question.prompts):
         run = asked.pipeline.prepare(replace(asked.case, prompt=words), Inputs())
-        asked.put(f"{index}.text", run.text)
+        with asked.noting(str(index)):
+            text = run.text
+        asked.put(f"{index}.text", text)
 
 
 def _trajectory(asked: _Asked) -> None:
@@ -173,7 +205,9 @@ def _decode(asked: _Asked) -> None:
     crop = asked.question.crop
     for index, source in enumerate(asked.question.sources):
         latents = asked.tensor(source)[..., :crop, :crop].contiguous()
-        asked.put(f"{index}.frames", run.decode(latents))
+        with asked.noting(str(index)):
+            frames = run.decode(latents)
+        asked.put(f"{index}.frames", frames)
 
 
 def _scan(asked: _Asked) -> None:

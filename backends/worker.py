@@ -30,12 +30,22 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from backends.base import Backend, Case, Inputs, Pipeline, RenderRequest, ScheduleTable
+from backends.base import (
+    Backend,
+    Case,
+    Inputs,
+    Pipeline,
+    Prediction,
+    RenderRequest,
+    ScheduleTable,
+)
 from backends.environment import describe, peak_memory_gib
 from backends.errors import BackendError, InvalidRequest
 from backends.questions import Question
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from backends.trace import TraceRecorder
 
 SHAREABLE = ("text", "unconditional", "schedule", "latent_dtype", "image")
@@ -119,15 +129,19 @@ class Worker:
         }
         target = Path(path)
         tensors = {"text": run.text, "negative_text": run.negative_text}
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, str(target))
+        # Both may be views of one buffer, which safetensors refuses to write.
+        apart = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+        save_file(apart, str(target))
         target.with_suffix(".json").write_text(json.dumps(meta))
         return meta
 
     def render(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Run the stack's own loop; write `frames.safetensors` and `trace.safetensors`."""
+        """Run the stack's own loop; write `frames.safetensors`, `trace.safetensors`, and what the
+        components were given as `arguments.json` and `arguments.safetensors`."""
         import torch
         from safetensors.torch import save_file
 
+        from backends.arguments import NativeArguments, watching
         from backends.healthy import healthy
         from backends.noise import NoiseTape
         from backends.trace import TraceRecorder, digest
@@ -135,14 +149,23 @@ class Worker:
         pipeline = self._opened()
         asked = RenderRequest.from_json(request)
         tape, recorder = NoiseTape(asked.seed), TraceRecorder(asked.trace)
-        inputs = _load_inputs(asked.inputs, asked.share)
+        inputs, arguments = _load_inputs(asked.inputs, asked.share), NativeArguments()
         started = time.perf_counter()
-        with torch.no_grad(), healthy(pipeline, asked.member):
-            frames = pipeline.render(asked.case, inputs, tape, recorder)
+        with torch.no_grad(), healthy(pipeline, asked.member), watching(pipeline) as calls:
+
+            def observe(
+                step: int, timestep: int, latents: Tensor, prediction: Prediction, result: Tensor
+            ) -> None:
+                arguments.take(calls, str(step), latents)
+                recorder(step, timestep, latents, prediction, result)
+
+            frames = pipeline.render(asked.case, inputs, tape, observe)
+            arguments.take(calls, "end")
         render_s = time.perf_counter() - started
         folder = Path(asked.folder)
         save_file({"frames": frames.contiguous()}, str(folder / "frames.safetensors"))
         steps = recorder.save(folder / "trace.safetensors")
+        arguments.save(folder)
         return {
             "frames_digest": digest(frames),
             "latents_digest": digest(_final(recorder)),

@@ -15,13 +15,23 @@ import numpy as np
 from backends.base import Case
 from harness.config import JudgeSettings
 from harness.errors import WorkerError
+from harness.handed import read_handed
+from harness.judge.arguments import (
+    Seen,
+    acting,
+    coverage,
+    judge_arguments,
+    of_question,
+    only_here,
+)
 from harness.judge.blocks import Place, first_non_finite, locate
 from harness.judge.distances import same_result
 from harness.judge.jumps import judge_jumps
 from harness.judge.known import known_difference
-from harness.judge.local import judge_local
+from harness.judge.local import judge_local, one_stack
 from harness.judge.narrow import settle
 from harness.judge.native import healthy_velocity, judge_itself, judge_native, judge_walk
+from harness.judge.native_arguments import judge_native_arguments
 from harness.local_probe import (
     FULL_PRECISION,
     OTHER_MEMBERS,
@@ -119,6 +129,7 @@ def compare_locally(
                 probed = equal
     except (RemoteError, WorkerError) as error:
         return Local([*walks, _unscored(error)], [], None, prober.fresh_calls - before)
+    handed = [] if declared else [_handed(store, data, pair) for pair in renders]
     # From here on a question that cannot be answered leaves what was already found as it is.
     sides = (reference, candidate)
     judged = prober.fresh_calls
@@ -126,6 +137,8 @@ def compare_locally(
     locating = prober.fresh_calls - judged
     try:
         links = _links(prober, store, case, sides, renders, data, member, bool(declared))
+        staged = _stage_arguments(data).evidence()
+        links = [e for seen in handed for e in only_here(seen.evidence(), staged)] + links
     except (RemoteError, WorkerError) as error:
         links = [_unscored(error)]
     return Local(
@@ -136,6 +149,7 @@ def compare_locally(
         places,
         locating_calls=locating,
         sides=(reference, probed),
+        coverage=[coverage([_stage_arguments(data), *handed])],
     )
 
 
@@ -171,6 +185,25 @@ def _links(
             a, b = (read_trace(store, record) for record in pair)
             found += judge_jumps(a, b, data.steps, healthy_velocity(data), pair[0].seed)
     return found
+
+
+def _stage_arguments(data: LocalData) -> Seen:
+    a, b = data.reference.full, data.candidate.full
+    return judge_arguments(a, b, data.settings.seeds, one_stack(a, b))
+
+
+def _handed(store: Store, data: LocalData, pair: tuple[RenderRecord, RenderRecord]) -> Seen:
+    """What the two loops handed to their components, against each other."""
+    a, b = (read_handed(store, record) for record in pair)
+    sides = data.reference.full, data.candidate.full
+    roles = [_roles(side, data.settings.seeds[0]) for side in sides]
+    return judge_native_arguments(ROLES[1], a, b, (roles[0], roles[1]), one_stack(*sides))
+
+
+def _roles(side: Answers, seed: int) -> Mapping[str, str]:
+    """Which argument of a side's transformer holds what, as its stages were called."""
+    calls = [call for call in of_question(side, f"s{seed}") if call.component == "transformer"]
+    return calls[0].roles if calls else {}
 
 
 _ROOTS: Mapping[Component, str] = {
@@ -267,7 +300,8 @@ def _look(
         side, equalising = sides[role]
         return predict_in_float64(prober, data, side, places, equalising)
 
-    return settle(data, judge_local(data), in_float64)
+    found, chain = settle(data, judge_local(data), in_float64)
+    return found, [*acting(_stage_arguments(found).evidence(), chain), *chain]
 
 
 def _declared(reference: Target, candidate: Target) -> list[str]:

@@ -125,7 +125,8 @@ def probe_pair(
         if b_own.facts["own"]["schedule"] == own.facts["own"]["schedule"]:
             # It is not imposed where it is the candidate's own: then its solver sees real timesteps.
             shared = replace(shared, share=tuple(f for f in shared.share if f != "schedule"))
-        again = _candidate(case, settings, steps)
+        pictured = f"s{settings.seeds[0]}.image" in a_full.tensors
+        again = _candidate(case, settings, steps, pictured)
         calibrated = [*again, *_members(case, settings, steps)]
         a_less = b_less = None
         if reduced is not None:
@@ -153,8 +154,9 @@ def scan_pair(
     The reference also answers as each of `OTHER_MEMBERS`, as "<member>.scan".
     """
     seed, full = data.settings.seeds[0], data.reference.full
-    names = (f"s{seed}.{step}.in", f"s{seed}.clean")
-    given = {name: full.tensors[name] for name in names}
+    names = [f"s{seed}.{step}.in", f"s{seed}.clean"]
+    image = f"s{seed}.image" if f"s{seed}.image" in full.tensors else ""
+    given = {name: full.tensors[name] for name in (*names, image) if name}
     plain = Question(
         "scan",
         "scan",
@@ -164,6 +166,7 @@ def scan_pair(
         sources=(f"s{seed}.clean",),
         prompts=OTHER_PROMPTS[:1],
         root=root,
+        image=image,
     )
     as_members = [replace(plain, id=f"{m}.scan", member=m) for m in OTHER_MEMBERS]
     if data.equalised is not None and root == "transformer":
@@ -265,18 +268,30 @@ def _reference(
     ]
 
 
-def _candidate(case: Case, settings: ProbeSettings, steps: tuple[int, ...]) -> list[Question]:
+def _candidate(
+    case: Case, settings: ProbeSettings, steps: tuple[int, ...], pictured: bool
+) -> list[Question]:
+    """`pictured`: each trajectory has its picture's latents, so that a picture that is encoded wrongly
+    is not the transformer's fault."""
     first = settings.seeds[:1]
-    repeated = [replace(q, id=f"again.{q.id}") for q in _predictions(first, steps[:1])]
+    repeated = [replace(q, id=f"again.{q.id}") for q in _predictions(first, steps[:1], pictured)]
     return [
-        *_predictions(settings.seeds, steps),
+        *_predictions(settings.seeds, steps, pictured),
         *_without_predictions(case, settings, steps),
         *repeated,
     ]
 
 
-def _predictions(seeds: Sequence[int], steps: tuple[int, ...]) -> list[Question]:
-    return [Question(f"s{s}", "predict", seed=s, steps=steps, source=f"s{s}") for s in seeds]
+def _predictions(
+    seeds: Sequence[int], steps: tuple[int, ...], pictured: bool = False
+) -> list[Question]:
+    return [
+        Question(
+            f"s{s}", "predict", seed=s, steps=steps, source=f"s{s}",
+            image=f"s{s}.image" if pictured else "",
+        )
+        for s in seeds
+    ]  # fmt: skip
 
 
 def _without_predictions(
@@ -333,4 +348,5 @@ def _given(reference: Answers, settings: ProbeSettings, steps: tuple[int, ...]) 
         for seed in (*settings.calibration_seeds, *settings.seeds)
         for name in ("clean", *(f"{k}.{n}" for k in steps for n in ("in", "velocity")))
     ]
+    names += [n for n in reference.tensors if n.startswith("s") and n.endswith(".image")]
     return {name: reference.tensors[name] for name in names}

@@ -124,9 +124,11 @@ def beyond_the_render(
         Question("text_again", "text", prompts=OTHER_PROMPTS[:1]),
     ]
     a, b = (prober.ask(side, case, Shared(), questions, given) for side in sides)
-    pairs = [(a.tensors[name], b.tensors[name], name) for name in a.tensors]
+    names = [name for name in a.tensors if name in b.tensors]
+    pairs = [(a.tensors[name], b.tensors[name], name) for name in names]
     pairs += [(b.tensors[x], b.tensors[y], y) for x, y in _REPEATED]
     different = [name for x, y, name in pairs if not np.array_equal(x, y, equal_nan=True)]
+    different += sorted(a.tensors.keys() ^ b.tensors.keys())
     said = f"answers differ in {', '.join(different[:4])}" if different else "all answers are equal"
     return Evidence(
         stage="order",
@@ -162,10 +164,15 @@ def read_trace(store: Store, record: RenderRecord) -> dict[str, Array]:
         ) from error
 
 
+def inputs_used(store: Store, record: RenderRecord, factor: str) -> Path:
+    """The file that holds `factor` as a render was to use it: the reference's where that is shared."""
+    key = record.inputs_key if factor in record.share else record.own_inputs_key
+    return store.inputs_path(key or "")
+
+
 def schedule_used(store: Store, record: RenderRecord) -> ScheduleTable:
     """The schedule that a render was to follow: the reference's where that is shared, else its own."""
-    key = record.inputs_key if "schedule" in record.share else record.own_inputs_key
-    meta = json.loads(store.inputs_path(key or "").with_suffix(".json").read_text())
+    meta = json.loads(inputs_used(store, record, "schedule").with_suffix(".json").read_text())
     return ScheduleTable(**meta["schedule"])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from typing import cast, get_args
 
+from harness.judge.arguments import stage_given
 from harness.judge.blocks import Place
 from harness.records import Component, Evidence, Finding
 
@@ -58,12 +59,16 @@ def causes(
     """
     differing = [e for e in evidence if e.outcome == "differs"]
     staged = {e.component for e in differing if e.stage != "native"}
+    argued = [e for e in differing if stage_given(e.check) is not None]
     found: dict[Component, Finding] = {}
-    for item in differing:
+    for item in (*(e for e in argued if e.stage != "native"), *differing):
         component = _component(item, staged)
-        if component is None or component in found:
+        if component is None or component in found or _given_wrongly(item, argued):
             continue
-        found[component] = _finding(component, item, exact, places.get(component))
+        if item in argued:
+            found[component] = _argument(component, item, argued)
+        else:
+            found[component] = _finding(component, item, exact, places.get(component))
     return [found[c] for c in _ORDER if c in found]
 
 
@@ -76,6 +81,32 @@ def _component(item: Evidence, staged: Container[Component | None]) -> Component
         return item.component
     stands_for, parts = explained
     return None if any(c in staged for c in parts) else stands_for
+
+
+def _given_wrongly(item: Evidence, argued: Sequence[Evidence]) -> bool:
+    """Whether what `item` holds against a component follows from what that was given."""
+    if item in argued or item.stage == "order":
+        return False
+    if item.stage != "native":
+        return any(stage_given(e.check) == item.component for e in argued if e.stage != "native")
+    return item.check.endswith(".transformer") and any(
+        stage_given(e.check) == "transformer" for e in argued
+    )
+
+
+def _argument(component: Component, item: Evidence, argued: Sequence[Evidence]) -> Finding:
+    """A wrong argument is its caller's: the finding has its name, and those made there with it."""
+    names = [e.setting for e in argued if e.component == component and e.setting]
+    others = [name for name in dict.fromkeys(names) if name != item.setting]
+    also = f"; so do {', '.join(others[:4])}" if others else ""
+    return Finding(
+        kind="component",
+        name=item.setting or component,
+        detail=item.detail + also,
+        component=component,
+        remedy=f"compare how the pipeline makes {item.setting}; the module that takes it is not to"
+        " blame",
+    )
 
 
 def _explained(item: Evidence) -> tuple[Component, tuple[Component, ...]] | None:

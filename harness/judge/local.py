@@ -95,7 +95,7 @@ def _image(data: LocalData) -> Iterator[Evidence]:
     if "own.image" not in a.tensors and "own.image" not in b.tensors:
         return
     scales = [side.pipeline.policies.get("image_scale") for side in (a, b)]
-    if _one_stack(a, b) or known_difference("image_scale", *scales) is None:
+    if one_stack(a, b) or known_difference("image_scale", *scales) is None:
         scales = [1.0, 1.0]
     mine, other = a.tensors.get("own.image"), b.tensors.get("own.image")
     value = math.inf
@@ -109,7 +109,7 @@ def _image(data: LocalData) -> Iterator[Evidence]:
     yield _stage("image_encoder", "latents of the conditioning image", value, healthy)
 
 
-def _one_stack(a: Answers, b: Answers) -> bool:
+def one_stack(a: Answers, b: Answers) -> bool:
     """Whether both sides are of one code base; where guidance is applied tells the two apart."""
     return a.pipeline.policies["guidance_target"] == b.pipeline.policies["guidance_target"]
 
@@ -377,7 +377,7 @@ def _oracle(data: LocalData) -> Iterator[Evidence]:
             )
             for m in members
         ]
-        apart = component == "decoder" and not _one_stack(a, b)
+        apart = component == "decoder" and not one_stack(a, b)
         factor = ORACLE_FACTOR * (STACKS_FACTOR if apart else 1)
         bound = limit(healthy, factor, LEAST_RATIO)
         value = max(ratios)
