@@ -26,6 +26,7 @@ from harness.plan import Plan, make_plan
 from harness.records import PairResult, RenderRecord, RunResult
 from harness.runner import ExecutionSettings, render
 from harness.store import Store
+from harness.store_runs import at_work
 
 if TYPE_CHECKING:
     from harness.config import RunConfig
@@ -112,7 +113,8 @@ def render_alone(
         connect = in_own_process if isinstance(thing, str) else in_process
         execution = ExecutionSettings(config.timeout_s, (), Path(logs), connect)
         store = Store(config.store)
-        return store, [record for _, record in render(plan, store, execution, _Silent())]
+        with at_work(store):
+            return store, [record for _, record in render(plan, store, execution, _Silent())]
 
 
 @contextmanager

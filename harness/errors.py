@@ -28,6 +28,10 @@ class StoreError(ParityError):
     """The run store cannot be read or written."""
 
 
+class UnreadableError(StoreError):
+    """Something is there and cannot be read. That says nothing about its content."""
+
+
 class DiskFullError(StoreError):
     """No space is left for the store. Going on with other renders would only fail again."""
 
@@ -48,6 +52,20 @@ def explained_writing(what: Path) -> Generator[None]:
             raise DiskFullError(what) from error
         raise StoreError(
             f"cannot write {what}: {error.strerror}; choose another `store`"
+        ) from error
+
+
+@contextmanager
+def explained_reading(what: Path) -> Generator[None]:
+    """Turn an `OSError` while `what` is read into an `UnreadableError`. What is absent stays so."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:
+        raise UnreadableError(
+            f"{error.filename or what} cannot be read ({error.strerror}); it was left alone. Check"
+            " who may read it and the state of the disk, and repeat"
         ) from error
 
 

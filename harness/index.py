@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness.errors import StoreError
+from harness.errors import StoreError, UnreadableError, explained_reading
 from harness.store import Store
 
 _FORMAT = 1
@@ -56,11 +56,12 @@ def listing(store: Store) -> list[Row]:
 
 def _records(renders: Path) -> Iterator[tuple[str, Path, list[int]]]:
     for prefix in sorted(renders.iterdir()) if renders.is_dir() else []:
-        for folder in os.scandir(prefix):
-            record = Path(folder.path) / "record.json"
-            with suppress(FileNotFoundError, NotADirectoryError):  # moved away just now
-                status = record.stat()
-                yield folder.name, record, [status.st_mtime_ns, status.st_size, status.st_ino]
+        with explained_reading(prefix), suppress(FileNotFoundError, NotADirectoryError):
+            for folder in os.scandir(prefix):
+                record = Path(folder.path) / "record.json"
+                with suppress(FileNotFoundError, NotADirectoryError):  # moved away just now
+                    status = record.stat()
+                    yield folder.name, record, [status.st_mtime_ns, status.st_size, status.st_ino]
 
 
 def _row(path: Path) -> list[Any]:
@@ -77,7 +78,9 @@ def _row(path: Path) -> list[Any]:
             record["created"],
             record["message"],
         ]
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except OSError as error:
+        raise UnreadableError(f"{path} cannot be read ({error.strerror})") from error
+    except (ValueError, LookupError, TypeError) as error:
         raise StoreError(
             f"{path} is damaged ({type(error).__name__}); run `parity verify` to have it moved away"
         ) from error

@@ -11,7 +11,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness.errors import explained_reading
+
 SUMS = "SHA256SUMS"
+
+_FOLDER = "-" * 64
+"""In place of the sum of a folder, which nobody stored."""
 
 Stamp = tuple[tuple[str, int, int, int], ...]
 """Name, size, modification time and inode of every file: what changes when a file is written."""
@@ -32,15 +37,17 @@ def seal(folder: Path) -> None:
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with a sealed folder, in words; None when every byte is as it was sealed."""
+    """What is wrong with a sealed folder, in words; None when every byte is as it was sealed.
+
+    Raises `UnreadableError` where a file cannot be read, which is no damage.
+    """
     try:
-        recorded = (folder / SUMS).read_bytes()
-        names = _names(folder)
-        present = _listing(folder, names)
+        with explained_reading(folder):
+            recorded = (folder / SUMS).read_bytes()
+            names = _names(folder)
+            present = _listing(folder, names)
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
-    except OSError as error:
-        return f"{Path(error.filename or folder).name} cannot be read ({error.strerror})"
     if recorded == present.encode():
         return None
     lines = recorded.decode(errors="replace").splitlines()
@@ -71,7 +78,11 @@ def _names(folder: Path) -> list[str]:
 
 
 def _listing(folder: Path, names: Sequence[str]) -> str:
-    return "".join(f"{file_sha256(folder / name)}  {name}\n" for name in names)
+    return "".join(f"{_sum(folder / name)}  {name}\n" for name in names)
+
+
+def _sum(path: Path) -> str:
+    return _FOLDER if path.is_dir() else file_sha256(path)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -69,6 +69,11 @@ class Judging:
                 for pair, result in zip(pairs, results, strict=True)
             ]
 
+    @property
+    def render_keys(self) -> list[str]:
+        """Every render that was asked for so far, healthy members included."""
+        return [record.key for _, record in self._rendered]
+
     def _prober(self) -> Prober:
         return Prober(
             self._store,

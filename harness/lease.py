@@ -5,7 +5,8 @@
 A lease is taken by linking a finished file to the next free number, which only one can do, also over
 NFS. Whoever then sees another live lease beside its own gives its own up. A lease is dead when its
 process is gone (seen on the same host at once) or when its beat is older than `expiry_s`; both times
-come from the file system's own clock, so that hosts need not agree on the time.
+come from the file system's own clock, so that hosts need not agree on the time. A lease that does not
+say who owns it, or whose beat lies in the future, is judged by its beat alone: nobody keeps it alive.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from datetime import datetime, timezone
 from functools import cache
 from pathlib import Path
 
-from harness.errors import explained_writing
+from harness.errors import explained_reading, explained_writing
 
 BEAT_S = 10.0
 EXPIRY_S = 120.0
@@ -58,24 +59,30 @@ class Leases:
 
     def live(self, key: str) -> bool:
         """Whether somebody is at work on `key`."""
-        with self._candidate() as now_file:
-            now = now_file.stat().st_mtime
-            return any(self._is_live(path, now) for path in self._all(key))
+        now = self._now()
+        return any(self._is_live(path, now) for path in self._all(key))
+
+    def keys(self, prefix: str) -> list[str]:
+        """What there are leases on, live or dead, whose key begins with `prefix`."""
+        with explained_reading(self.root):
+            return sorted(path.name for path in self.root.glob(f"{prefix}*"))
 
     def sweep_up(self, *, dry_run: bool = False) -> int:
         """Remove what dead owners left behind; return how many leases that were."""
         if not self.root.is_dir():
             return 0
-        with self._candidate() as now_file:
-            now = now_file.stat().st_mtime
+        now = self._now()
+        with explained_reading(self.root):
             leases = [p for folder in self.root.iterdir() for p in self._all(folder.name)]
             dead = [path for path in leases if not self._is_live(path, now)]
-            unused = [path for path in self.root.glob(".*") if self._is_old(path, now)]
+            unused = [path for path in self.root.glob(".*") if not self._is_recent(path, now)]
         if not dry_run:
             for path in dead:
-                _remove(path)
+                with explained_writing(path):
+                    _remove(path)
             for path in unused:
-                path.unlink(missing_ok=True)
+                with explained_writing(path):
+                    path.unlink(missing_ok=True)
         return len(dead)
 
     def _take(self, key: str) -> tuple[Path, int] | None:
@@ -105,6 +112,17 @@ class Leases:
                 path.unlink(missing_ok=True)
             return lease, candidate.stat().st_ino
 
+    def _now(self) -> float:
+        """The file system's time, from a file without content, which a full disk has room for."""
+        with explained_writing(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+            path = self.root / f".{secrets.token_hex(8)}"
+            try:
+                path.touch()
+                return path.stat().st_mtime
+            finally:
+                path.unlink(missing_ok=True)
+
     @contextmanager
     def _candidate(self) -> Generator[Path]:
         """A complete lease of this process, under no key yet; its time is the file system's now."""
@@ -125,21 +143,26 @@ class Leases:
     def _is_live(self, path: Path, now: float) -> bool:
         try:
             with path.open() as stream:  # opening makes an NFS client ask for the present time
-                owner = json.load(stream)
                 beaten = os.fstat(stream.fileno()).st_mtime
+                if abs(now - beaten) > self._expiry_s:
+                    return False
+                owner = json.load(stream)
+            same_host = owner["host"] == _host()
+            return not same_host or _start_of(owner["pid"]) == owner["pid_start"]
         except FileNotFoundError:
             return False
-        except (OSError, ValueError):
-            return True  # cannot be judged: leave it alone
-        if now - beaten > self._expiry_s:
-            return False
-        same_host = owner["host"] == _host()
-        return not same_host or _start_of(owner["pid"]) == owner["pid_start"]
+        except OSError:
+            return self._is_recent(path, now)  # another user's: its beat can still be seen
+        except (ValueError, LookupError, TypeError):
+            return True  # half-written, by one who may have died since: its beat will tell
 
-    def _is_old(self, path: Path, now: float) -> bool:
-        with contextlib.suppress(FileNotFoundError):
-            return now - path.stat().st_mtime > self._expiry_s
-        return False
+    def _is_recent(self, path: Path, now: float) -> bool:
+        try:
+            return abs(now - path.stat().st_mtime) <= self._expiry_s
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True  # not even its time can be seen: leave it alone
 
     def _beat(self, lease: Path, ended: threading.Event) -> None:
         while not ended.wait(self._beat_s):

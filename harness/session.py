@@ -27,6 +27,7 @@ from harness.records import EQUIVALENT, NOT_EQUIVALENT, PairResult, RunResult
 from harness.repetition import with_repetition_said
 from harness.runner import ExecutionSettings, ProgressSink, SweepShare, render
 from harness.store import Store
+from harness.store_runs import note_renders, using
 
 Until = Literal["render", "judge", "probe"]
 
@@ -65,34 +66,51 @@ def run(
     there when this is one job of several, `same_object` where the caller gave one object of its own
     for both sides. Raises `ParityError`.
     """
-    plan = make_plan(config)
-    store = Store(config.store)
-    folder = _new_folder(config.results)
+    store, folder = Store(config.store), _new_folder(config.results)
     settings = ExecutionSettings(config.timeout_s, tuple(plugins), folder, connect)
-    hold_one_gpu([job.variant.options for job in plan.jobs])
-    if until == "probe":
-        pairs = probe_pairs(config, plugins, store, folder / "logs", connect)
-    else:
-        rendered = render(plan, store, settings, progress, sweep)
-        if until == "render":
+    with using(store, folder):
+        pairs = _pairs(config, store, settings, progress, until, sweep)
+        if pairs is None:
             return folder, None
-        pairs = Judging(config, store, settings, progress, rendered).pairs()
-    pairs = with_repetition_said(config, pairs, same_object)
-    result = RunResult(
-        run=folder.name,
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        command=list(command),
-        config=config.model_dump(mode="json"),
-        pairs=pairs,
-        exit_code=exit_code(pairs, config.judge.allow_unsupported),
-        commit=current_commit(Path.cwd()),
-        hazards=hazards(config),
-    )
-    partial = folder / "verdict.json.partial"
-    partial.write_text(result.model_dump_json(indent=1))
-    partial.replace(folder / "verdict.json")
+        pairs = with_repetition_said(config, pairs, same_object)
+        result = RunResult(
+            run=folder.name,
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            command=list(command),
+            config=config.model_dump(mode="json"),
+            pairs=pairs,
+            exit_code=exit_code(pairs, config.judge.allow_unsupported),
+            commit=current_commit(Path.cwd()),
+            hazards=hazards(config),
+        )
+        partial = folder / "verdict.json.partial"
+        partial.write_text(result.model_dump_json(indent=1))
+        partial.replace(folder / "verdict.json")
     _point_latest(config.results, folder)
     return folder, result
+
+
+def _pairs(
+    config: RunConfig,
+    store: Store,
+    settings: ExecutionSettings,
+    progress: ProgressSink,
+    until: Until,
+    sweep: SweepShare | None,
+) -> list[PairResult] | None:
+    """Every pair's result; None after `render`. The store learns which renders were asked for."""
+    plan, folder = make_plan(config), settings.run_folder
+    hold_one_gpu([job.variant.options for job in plan.jobs])
+    if until == "probe":
+        return probe_pairs(config, settings.plugins, store, folder / "logs", settings.connect)
+    rendered = render(plan, store, settings, progress, sweep)
+    note_renders(store, folder, [record.key for _, record in rendered])
+    if until == "render":
+        return None
+    judging = Judging(config, store, settings, progress, rendered)
+    pairs = judging.pairs()
+    note_renders(store, folder, judging.render_keys)
+    return pairs
 
 
 def _new_folder(results: Path) -> Path:

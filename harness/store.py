@@ -5,12 +5,14 @@
     <root>/probes/<kk>/<key>/    answers.safetensors  answers.json  SHA256SUMS
     <root>/pipelines/<kk>/<key>.json
     <root>/leases/               who is at work on what (`harness.lease`)
+    <root>/runs/                 which runs use this store (`harness.store_runs`)
     <root>/staging/              unfinished work; nothing else ever looks there
     <root>/quarantine/           what was found damaged, each with its reason
 
 A folder is filled in `staging`, sealed with checksums, and renamed into place, so it is either whole
 or absent. Two writers of one key write the same thing; the first rename wins. A folder is checked
-against its sums whenever it is reused; a damaged one is moved away, reported, and made again.
+against its sums whenever it is reused; a damaged one is moved away, reported, and made again. One that
+cannot be read is not known to be damaged: that is an error, and it stays where it is.
 """
 
 from __future__ import annotations
@@ -23,14 +25,14 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from harness import integrity
-from harness.errors import StoreError, explained_writing
+from harness.errors import StoreError, UnreadableError, explained_reading, explained_writing
 from harness.lease import Leases
 from harness.records import PipelineRecord, RenderRecord
 
@@ -85,10 +87,12 @@ class Store:
     def attempted(self, key: str) -> RenderRecord | None:
         """The render `key` as it ended last, finished or not; its files are not checked."""
         path = self.render_folder(key) / "record.json"
-        if not path.is_file():
-            return None
         try:
             return self._read(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except UnreadableError:
+            raise
         except StoreError:
             if self.whole("renders", key):
                 raise  # as it was written, so by another version
@@ -99,11 +103,15 @@ class Store:
         return self.whole("inputs", key)
 
     def whole(self, kind: str, key: str) -> bool:
-        """Whether `kind/key` is here and undamaged; if damaged, it is moved away and reported."""
+        """Whether `kind/key` is here and undamaged; if damaged, it is moved away and reported.
+
+        Raises `UnreadableError` where that cannot be told; it is then left alone.
+        """
         folder = self.folder(kind, key)
         try:
-            seen = integrity.stamp(folder)
-        except OSError:
+            with explained_reading(folder):
+                seen = integrity.stamp(folder)
+        except (FileNotFoundError, NotADirectoryError):
             return False
         if self._checked.get(folder) == seen:
             return True
@@ -124,19 +132,26 @@ class Store:
 
     def _quarantine(self, what: Path, kind: str, key: str, reason: str) -> None:
         place = self.root / "quarantine" / f"{kind}-{key}-{secrets.token_hex(2)}"
-        with explained_writing(place):
+        try:
             place.parent.mkdir(exist_ok=True)
-            try:
-                what.rename(place)
-            except FileNotFoundError:
-                return  # another process found it first
-            place.with_suffix(".txt").write_text(f"{reason}\n")
+            what.rename(place)
+            with suppress(OSError):  # a full disk: the reason is said below, too
+                place.with_suffix(".txt").write_text(f"{reason}\n")
+        except FileNotFoundError:
+            return  # another process found it first
+        except OSError as error:
+            self._warn(
+                f"damage in {what}: {reason}. It could not be moved away ({error.strerror}) and is"
+                " not used"
+            )
+            return
         self._warn(f"damage in {what}: {reason}. It was moved to {place}; a run makes it again")
 
     def _read(self, path: Path) -> RenderRecord:
         try:
-            return RenderRecord.model_validate_json(path.read_bytes())
-        except (OSError, ValidationError) as error:
+            with explained_reading(path):
+                return RenderRecord.model_validate_json(path.read_bytes())
+        except ValidationError as error:
             raise StoreError(
                 f"{path} is not a render record of this version ({type(error).__name__}); delete"
                 f" the folder {path.parent} and render again"
@@ -144,13 +159,33 @@ class Store:
 
     def renders(self) -> Iterator[RenderRecord]:
         """Every render in the store, failed attempts included, in order of key."""
-        for path in sorted(self.root.glob("renders/*/*/record.json")):
-            yield self._read(path)
+        for _, folder in self.folders("renders"):
+            with suppress(FileNotFoundError):  # moved away just now, or left without its record
+                yield self._read(folder / "record.json")
 
-    def folders(self, kind: str) -> Iterator[tuple[str, Path]]:
-        """Key and folder of everything of one kind, in order of key."""
-        for path in sorted(self.root.glob(f"{kind}/*/*")):
-            yield path.name, path
+    def folders(
+        self, kind: str, unreadable: Callable[[UnreadableError], None] | None = None
+    ) -> Iterator[tuple[str, Path]]:
+        """Key and folder of everything of one kind, in order of key.
+
+        `unreadable` is told of a folder that cannot be listed; without it that is raised.
+        """
+        for prefix in self._listed(self.root / kind, unreadable):
+            for path in self._listed(prefix, unreadable):
+                yield path.name, path
+
+    @staticmethod
+    def _listed(folder: Path, unreadable: Callable[[UnreadableError], None] | None) -> list[Path]:
+        try:
+            with explained_reading(folder):
+                return sorted(folder.iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except UnreadableError as error:
+            if unreadable is None:
+                raise
+            unreadable(error)
+            return []
 
     @contextmanager
     def staged(self, kind: str, key: str) -> Generator[Path]:
@@ -196,7 +231,9 @@ class Store:
             if self.find(key) if kind == "renders" else self.whole(kind, key):
                 return
             replaced = folder.with_name(f"{folder.name}-replaced")
-            if target.exists():  # a failed attempt; a damaged folder was moved away just now
+            if target.exists():  # a failed attempt, unless what is damaged could not be moved away
+                if kind != "renders" or self.attempted(key) is None:
+                    raise StoreError(f"{target} is damaged and in the way; remove it") from error
                 target.rename(replaced)
             folder.rename(target)
             shutil.rmtree(replaced, ignore_errors=True)
@@ -220,8 +257,9 @@ class Store:
         """Read an identity back."""
         path = self.folder("pipelines", key).with_suffix(".json")
         try:
-            return PipelineRecord.model_validate_json(path.read_text())
-        except (OSError, ValueError) as error:
+            with explained_reading(path):
+                return PipelineRecord.model_validate_json(path.read_text())
+        except (FileNotFoundError, NotADirectoryError, ValueError) as error:
             raise StoreError(f"{path} is missing or damaged; render the pair again") from error
 
     def pipeline_damage(self, key: str) -> str | None:
@@ -229,6 +267,8 @@ class Store:
         try:
             record = self.pipeline(key)
             text = self.folder("pipelines", key).with_suffix(".json").read_text()
+        except UnreadableError:
+            raise
         except StoreError:
             return "missing, or not a record of this version"
         genuine = content_key(record.model_dump(mode="json")) == key

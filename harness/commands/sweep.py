@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -44,6 +45,7 @@ from harness.finished import Outcome, fingerprint, recall, remember
 from harness.plan import make_plan
 from harness.runner import SweepShare, now
 from harness.store import Store, content_key
+from harness.store_runs import at_work
 
 _WORST_FIRST = (EXIT_DIFFERENT, EXIT_USAGE, EXIT_UNDECIDED, EXIT_EQUIVALENT)
 
@@ -79,7 +81,10 @@ def sweep(
 
     arguments = ["parity", "--multirun", *search_path_override(folders), *request.overrides]
     full = False
-    with patch.object(sys, "argv", [*arguments, f"hydra.sweep.dir='{folder}'"]):
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(sys, "argv", [*arguments, f"hydra.sweep.dir='{folder}'"]))
+        for store in stores.values():
+            stack.enter_context(at_work(store))  # renders made for a later job are no run's yet
         try:
             task()
         except SystemExit as stop:

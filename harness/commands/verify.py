@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections import Counter
 
 from harness.commands.output import add_store, opened
-from harness.errors import EXIT_DIFFERENT, EXIT_EQUIVALENT
+from harness.errors import EXIT_DIFFERENT, EXIT_EQUIVALENT, EXIT_USAGE
 
 _EXAMPLES = """\
 examples:
@@ -21,7 +22,8 @@ def describe(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Check every file in the store against its checksum. What is damaged is moved to the"
         " store's folder `quarantine` with the reason beside it, and made again by the next run"
-        " that needs it. Exit code 0: everything is as it was written; 1: something was damaged."
+        " that needs it. Exit code 0: everything is as it was written; 1: something was damaged;"
+        " 2: something could not be read, and was left alone."
     )
     parser.epilog = _EXAMPLES
     add_store(parser)
@@ -34,12 +36,22 @@ def run(args: argparse.Namespace) -> int:
     """Carry out the verb."""
     from harness.upkeep import verify
 
-    whole, damaged = Counter[str](), Counter[str]()
+    counts: dict[str, Counter[str]] = {
+        state: Counter() for state in ("whole", "damaged", "unreadable")
+    }
     for checked in verify(opened(args.store), max(1, args.threads)):
-        (whole if checked.whole else damaged)[checked.kind] += 1
-    counts = ", ".join(f"{count} {kind}" for kind, count in sorted(whole.items())) or "nothing"
-    print(f"as it was written: {counts}")
-    if damaged:
-        counts = ", ".join(f"{count} {kind}" for kind, count in sorted(damaged.items()))
-        print(f"damaged and moved to {args.store / 'quarantine'}: {counts}")
-    return EXIT_DIFFERENT if damaged else EXIT_EQUIVALENT
+        counts[checked.state][checked.kind] += 1
+        if checked.detail:
+            print(f"parity: {checked.detail}", file=sys.stderr)
+    print(f"as it was written: {_listed(counts['whole']) or 'nothing'}")
+    if counts["damaged"]:
+        print(f"damaged and moved to {args.store / 'quarantine'}: {_listed(counts['damaged'])}")
+    if counts["unreadable"]:
+        print(f"could not be read, and left alone: {_listed(counts['unreadable'])}")
+    if counts["damaged"]:
+        return EXIT_DIFFERENT
+    return EXIT_USAGE if counts["unreadable"] else EXIT_EQUIVALENT
+
+
+def _listed(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))

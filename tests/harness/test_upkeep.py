@@ -108,7 +108,7 @@ def test_gc_leaves_the_living_and_the_finished_alone(store: Store) -> None:
         assert living.exists()
         assert not dead.exists()
     assert len(list(store.renders())) == 4
-    assert main(["gc", *where, "--failed"]) == 0
+    assert main(["gc", *where, "--failed", "--yes"]) == 0
     assert [r.seed for r in store.renders()] == [0, 1, 2]
 
 
@@ -116,12 +116,12 @@ def test_gc_of_the_unused_keeps_what_a_run_names(run: Synthetic, tmp_path: Path)
     named = {key for p in run.pairs for by_seed in p.renders.values() for key in by_seed.values()}
     keep(run.store, record(9))
     where = ["--store", str(run.store.root)]
-    assert main(["gc", *where, "--unused", "--results", str(run.folder.parents[1])]) == 0
+    assert main(["gc", *where, "--unused", "--yes", "--results", str(run.folder.parents[1])]) == 0
     assert {r.key for r in run.store.renders()} == named
     broken = tmp_path / "runs" / "x" / "verdict.json"
     broken.parent.mkdir(parents=True)
     broken.write_text("{")
-    assert main(["gc", *where, "--unused", "--results", str(tmp_path)]) == 2
+    assert main(["gc", *where, "--unused", "--yes", "--results", str(tmp_path)]) == 2
     assert {r.key for r in run.store.renders()} == named
 
 
