@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import platform
 import resource
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, entry_points, version
@@ -27,6 +29,11 @@ _PACKAGES = {
 CODE = "code."
 """Begins the keys of `describe` that identify the sources of an installed backend."""
 
+VARIABLE = "$"
+"""Begins the keys of an environment that are variables and their values."""
+
+_PASSING = ("interpreter", "installed", "variables", "cpus", "threads")
+
 
 def _cpu_model() -> str:
     try:
@@ -39,7 +46,8 @@ def _cpu_model() -> str:
     # The model name alone does not decide the kernels that run: the family and model number do.
     return (
         f"{found.get('model name', platform.machine())}"
-        f" (family {found.get('cpu family', '?')}, model {found.get('model', '?')})"
+        f" (family {found.get('cpu family', '?')}, model {found.get('model', '?')},"
+        f" features {hashlib.sha256(found.get('flags', '?').encode()).hexdigest()[:8]})"
     )
 
 
@@ -96,10 +104,71 @@ def _installed(path: tuple[str, ...]) -> dict[str, str]:
     }
 
 
+def default_threads() -> int:
+    """Threads that a worker computes with if it is not told: OMP_NUM_THREADS, or physical cores.
+
+    Torch's own default is the same, but depends on the OpenMP library that it was built with.
+    """
+    given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    if given.isdecimal() and int(given) > 0:
+        return int(given)
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    cores: set[str] = set()
+    for cpu in os.sched_getaffinity(0):
+        topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        try:
+            cores.add(topology.read_text().strip())
+        except OSError:
+            cores.add(str(cpu))
+    return len(cores)
+
+
+def _cpus() -> str:
+    """How many processors may be used: the default of torch's pool between operations."""
+    return str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+
+
+def _installed_digest() -> str:
+    """Digest of the names and versions of all that is installed; what is absent decides as well."""
+    digest = hashlib.sha256()
+    for entry in sys.path:
+        for each in sorted(Path(entry or ".").glob("*.*-info")):
+            digest.update(f"{each.name}\n".encode())
+        for each in sorted(Path(entry or ".").glob("*.pth")):  # they decide what is found where
+            digest.update(each.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _interpreter() -> str:
+    """Which interpreter this is, and a digest of where it looks for modules."""
+    lent = str(Path(__file__).absolute().parents[1])
+    path = [entry for entry in sys.path if entry != lent]
+    return f"{sys.executable} ({hashlib.sha256(json.dumps(path).encode()).hexdigest()[:16]})"
+
+
+def _driver(path: Path = Path("/proc/driver/nvidia/version")) -> str:
+    try:
+        return path.read_text().partition("\n")[0].strip()
+    except OSError:
+        return "none"
+
+
+def lasting(environment: Mapping[str, str]) -> dict[str, str]:
+    """The part of an environment that a golden belongs to: it outlives changes of code, of a shell's
+    variables, and of packages that have no part in it."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if not name.startswith((CODE, VARIABLE)) and name not in _PASSING
+    }
+
+
 def describe() -> dict[str, str]:
     """Versions and hardware that decide a render's bits, as a flat mapping of strings.
 
-    `code.NAME` identifies the sources of a backend that another package brings.
+    `code.NAME` identifies the sources of a backend that another package brings, `installed` all
+    that is installed. What of it is read, file by file, is known afterwards (`backends.reads`).
     """
     found = {"python": platform.python_version(), "platform": sys.platform}
     for name, distribution in _PACKAGES.items():
@@ -111,6 +180,10 @@ def describe() -> dict[str, str]:
     found["cpu"] = _cpu_model()
     # A worker computes on one device: the first, or one that is like it (`harness.devices`).
     found["gpu"] = next((gpu.model for gpu in gpus()), "none")
+    found["driver"] = _driver()
+    found["interpreter"] = _interpreter()
+    found["installed"] = _installed_digest()
+    found["cpus"] = _cpus()
     return found
 
 

@@ -25,8 +25,10 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 from typing import NoReturn
 
+from backends import reads
 from backends.lifeline import end_with
 from backends.preload import import_always, import_stack
 
@@ -35,6 +37,9 @@ HANDED = ("stdin", "stdout", "log", "control", "folder")
 
 NAME_BYTES = 32
 """Length of a request: a name, cut there, and zeros. No name asks for a stack that is not known."""
+
+LOADED = "loaded.json"
+"""In the lent folder: size, modification time and inode of the file of every imported module."""
 
 _LOOK_FOR_PARENT_S = 1.0
 
@@ -46,8 +51,9 @@ def main(lent: str, handed: int, parent: int) -> None:
     the folder `lent` with `backends` in it is removed.
     """
     before = dict(os.environ)
-    import_always()
-    worker = _Server(socket.socket(fileno=handed), parent).serve()
+    with reads.listening():
+        import_always()
+    worker = _Server(socket.socket(fileno=handed), parent, lent).serve()
     if worker is None:
         shutil.rmtree(lent, ignore_errors=True)
         return
@@ -84,6 +90,7 @@ class _Worker:
 
     def become(self, found: dict[str, str]) -> None:
         """Take on what a worker started by itself would have; `found` is what imports add to it."""
+        reads.begin()
         os.setsid()
         end_with(self.server)
         handed = dict(zip(HANDED, self.handed, strict=True))
@@ -110,6 +117,7 @@ class _Worker:
 class _Server:
     requests: socket.socket
     parent: int
+    lent: str
     controls: dict[int, socket.socket] = field(default_factory=dict[int, socket.socket])
     imported: set[str] = field(default_factory=set[str])
 
@@ -151,10 +159,18 @@ class _Server:
         if backend in self.imported:
             return
         self.imported.add(backend)
-        import_stack(backend)
+        with reads.listening():
+            import_stack(backend)
+        self._tell()
         sys.stdout.flush()
         gc.collect()
         gc.freeze()  # a collection in a worker would otherwise copy every page that it looks at
+
+    def _tell(self) -> None:
+        """Write down the sources that workers will have, for the harness to see if one changes."""
+        partial = Path(self.lent, f"{LOADED}.partial")
+        partial.write_text(json.dumps(reads.loaded()))
+        partial.replace(partial.with_name(LOADED))
 
     def _reap(self) -> None:
         while self.controls:

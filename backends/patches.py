@@ -19,8 +19,10 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
+from importlib.machinery import ModuleSpec
+from pathlib import Path
 
 from backends.base import Pipeline
 from backends.errors import InvalidRequest
@@ -44,6 +46,29 @@ def patch(name: str) -> Callable[[PatchFunction], PatchFunction]:
         return function
 
     return register
+
+
+def load_providing(name: str, plugins: Sequence[str]) -> None:
+    """Import the plugins whose text holds `name`; where patch `name` is then not there, all of them.
+
+    A plugin is code that runs when it is imported, so a worker imports none that it can do without.
+    """
+    for plugin in plugins:
+        if any(name in text for text in _texts(plugin)):
+            load_plugin(plugin)
+    if name not in _registered:
+        for plugin in plugins:
+            load_plugin(plugin)
+
+
+def _texts(plugin: str) -> Iterator[str]:
+    """The sources of a plugin: its file, or every one of its package."""
+    spec = _check_plugin(plugin)
+    paths = [Path(spec.origin or "")]
+    for folder in spec.submodule_search_locations or ():
+        paths += sorted(Path(folder).rglob("*.py"))
+    for path in paths:
+        yield path.read_text(encoding="utf-8", errors="replace")
 
 
 def load_plugin(module_name: str) -> list[str]:
@@ -75,7 +100,7 @@ def apply(name: str, pipeline: Pipeline) -> Pipeline:
     return pipeline if replacement is None else replacement
 
 
-def _check_plugin(module_name: str) -> None:
+def _check_plugin(module_name: str) -> ModuleSpec:
     try:
         spec = importlib.util.find_spec(module_name)
     except (ImportError, ValueError):
@@ -85,6 +110,7 @@ def _check_plugin(module_name: str) -> None:
             f"no plugin {module_name!r}: it must be an importable module in a .py file; check the"
             " name, run from its folder, or add the folder to PYTHONPATH"
         )
+    return spec
 
 
 def _patch(name: str) -> PatchFunction:

@@ -11,6 +11,7 @@ environment of its own.
     {"op": "render", "request": {...}}                        -> writes frames and trace, a record
     {"op": "probe", "case": {...}, "questions": [...], ...}   -> writes answers, facts, guided calls
     {"op": "roundtrip", "request": {...}}                     -> fine-tunes with learning rate 0
+    {"op": "reads"}                                           -> what this process read so far
     {"op": "close"}                                           -> releases the pipeline
 
 An answer is {"ok": true, "result": ...} or {"ok": false, "outcome", "kind", "message", "trace"}.
@@ -30,6 +31,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from backends import reads
 from backends.base import (
     Backend,
     Case,
@@ -39,7 +41,7 @@ from backends.base import (
     RenderRequest,
     ScheduleTable,
 )
-from backends.environment import describe, peak_memory_gib
+from backends.environment import default_threads, describe, peak_memory_gib
 from backends.errors import BackendError, InvalidRequest
 from backends.questions import Question
 
@@ -79,6 +81,7 @@ class Worker:
 
     def __init__(self) -> None:
         self._pipeline: Pipeline | None = None
+        self._handed: set[str] = set()
 
     def describe(self) -> dict[str, Any]:
         return describe()
@@ -91,10 +94,9 @@ class Worker:
         from backends import patches, registry
 
         self.close()
-        if threads is not None:
-            torch.set_num_threads(threads)
-        for plugin in plugins:
-            patches.load_plugin(plugin)
+        torch.set_num_threads(threads or default_threads())
+        if variant["patch"] is not None:
+            patches.load_providing(variant["patch"], plugins)
         backend: Backend = registry.load(variant["backend"])
         started = time.perf_counter()
         backend.check(variant["options"])
@@ -127,7 +129,7 @@ class Worker:
             "latent_dtype": policies.latent_dtype,
             "image_scale": policies.image_scale,
         }
-        target = Path(path)
+        target = self._handing(path)
         tensors = {"text": run.text, "negative_text": run.negative_text}
         # Both may be views of one buffer, which safetensors refuses to write.
         apart = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
@@ -149,6 +151,8 @@ class Worker:
         pipeline = self._opened()
         asked = RenderRequest.from_json(request)
         tape, recorder = NoiseTape(asked.seed), TraceRecorder(asked.trace)
+        if asked.inputs is not None:
+            self._handing(asked.inputs)
         inputs, arguments = _load_inputs(asked.inputs, asked.share), NativeArguments()
         started = time.perf_counter()
         with torch.no_grad(), healthy(pipeline, asked.member), watching(pipeline) as calls:
@@ -162,7 +166,7 @@ class Worker:
             frames = pipeline.render(asked.case, inputs, tape, observe)
             arguments.take(calls, "end")
         render_s = time.perf_counter() - started
-        folder = Path(asked.folder)
+        folder = self._handing(f"{asked.folder}/frames").parent
         save_file({"frames": frames.contiguous()}, str(folder / "frames.safetensors"))
         steps = recorder.save(folder / "trace.safetensors")
         arguments.save(folder)
@@ -191,6 +195,9 @@ class Worker:
 
         from backends.answers import answer
 
+        for handed in (given, inputs, path):
+            if handed is not None:
+                self._handing(handed)
         shared = _load_inputs(inputs, share)
         if latent_dtype is not None:
             shared = replace(shared, latent_dtype=latent_dtype)
@@ -211,6 +218,15 @@ class Worker:
         self.close()
         return check(RoundTrip(**request))
 
+    def reads(self) -> dict[str, Any]:
+        """What this process read so far, but for what came with a request."""
+        return reads.report(self._handed)
+
+    def _handing(self, path: str) -> Path:
+        """The path of a file that the harness hands over or asks for, in a folder of its own."""
+        self._handed.add(str(Path(path).parent))
+        return Path(path)
+
     def close(self) -> None:
         if self._pipeline is not None:
             self._pipeline.close()
@@ -224,7 +240,7 @@ def _final(recorder: TraceRecorder) -> Any:
     return recorder.final_latents
 
 
-OPERATIONS = ("describe", "open", "export", "render", "probe", "roundtrip", "close")
+OPERATIONS = ("describe", "open", "export", "render", "probe", "roundtrip", "reads", "close")
 
 
 def carry_out(worker: Worker, operation: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -232,7 +248,8 @@ def carry_out(worker: Worker, operation: str, arguments: dict[str, Any]) -> dict
     try:
         if operation not in OPERATIONS:
             raise InvalidRequest(f"unknown operation {operation!r}; known: {OPERATIONS}")
-        return {"ok": True, "result": getattr(worker, operation)(**arguments)}
+        with reads.listening():
+            return {"ok": True, "result": getattr(worker, operation)(**arguments)}
     except BackendError as error:
         kind, trace = type(error).__name__, None
         outcome, message = error.outcome, str(error)

@@ -6,19 +6,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from harness import keys
+from harness.closure import Closure
+from harness.digests import file_digest
 from harness.plan import RenderJob
 from harness.store import Store
 
 
 @dataclass(frozen=True)
 class Address:
-    """`key` of the render, `own` of what its variant itself would use, `inputs` of what it takes.
+    """Where a render lies, and what its variant itself would use (`own`), and what it takes (`inputs`).
 
-    `missing`: it takes inputs that are not in the store, so that `key` is not its true key.
+    `key`, `own` and `inputs` are true keys. `declared` and `own_declared` are known before anything
+    is run, and leases are held on them. `known`: what the render reads is known, so that `key` is its
+    true key; else it is the declared one, under which only attempts lie that failed without telling.
+    `missing`: it takes inputs that are not in the store.
     """
 
     key: str
-    own: str
+    declared: str
+    known: bool
+    own: str | None
+    own_declared: str
     inputs: str | None
     missing: bool
 
@@ -29,6 +37,7 @@ class Addresses:
     def __init__(self, store: Store, plugins: tuple[str, ...]) -> None:
         self._store, self._plugins = store, plugins
         self._exported: dict[str, str] = {}
+        self.closure = Closure(store)
 
     def of(self, job: RenderJob, environment: Mapping[str, str]) -> Address:
         """The address of `job` in `environment`."""
@@ -36,12 +45,24 @@ class Addresses:
         own = keys.inputs_key(*base)
         if job.exports:
             self._exported[job.source] = own
-        inputs = self._exported.get(job.source) if job.share else None
+        exported = self._exported.get(job.source) if job.share else None
+        inputs = None if exported is None else self.closure.key(exported)
         missing = bool(job.share) and (inputs is None or not self._store.has_inputs(inputs))
         digest = None if missing or inputs is None else self._digest(inputs)
-        key = keys.render_key(*base, job.seed, job.repeat, job.share, digest, job.trace, job.member)
-        return Address(key, own, inputs, missing)
+        declared = keys.render_key(
+            *base, job.seed, job.repeat, job.share, digest, job.trace, job.member
+        )
+        key = self.closure.key(declared)
+        return Address(
+            key or declared,
+            declared,
+            key is not None,
+            self.closure.key(own),
+            own,
+            inputs,
+            missing,
+        )
 
     def _digest(self, key: str) -> str:
         path = self._store.inputs_path(key)
-        return keys.file_sha256(path) + keys.file_sha256(path.with_suffix(".json"))
+        return file_digest(path) + file_digest(path.with_suffix(".json"))

@@ -10,17 +10,15 @@ from __future__ import annotations
 
 import json
 import secrets
-import sys
-from functools import cache
 from pathlib import Path
 from typing import TypedDict
 
 import harness
-from backends.environment import describe
 from harness.addresses import Addresses
 from harness.config import RunConfig
-from harness.errors import explained_writing
-from harness.integrity import file_sha256
+from harness.digests import file_digest
+from harness.errors import WorkerError, explained_writing
+from harness.interpreter import describe_worker
 from harness.plan import make_plan
 from harness.store import Store, content_key
 
@@ -34,22 +32,24 @@ class Outcome(TypedDict):
 
 
 def fingerprint(verb: str, config: RunConfig, plugins: tuple[str, ...], store: Store) -> str | None:
-    """What identifies a finished job; None unless all its renders are in the store, undamaged.
-
-    A job with a variant under another interpreter is never finished: its environment is not known
-    without starting it.
-    """
-    addresses, environment = Addresses(store, plugins), describe()
+    """What identifies a finished job; None unless all its renders are in the store, undamaged."""
+    addresses = Addresses(store, plugins)
     renders: list[str] = []
     for job in make_plan(config).jobs:
-        if job.python not in (None, sys.executable):
+        try:
+            environment = describe_worker(job.python, job.threads)
+        except WorkerError:
             return None
         address = addresses.of(job, environment)
-        record = None if address.missing else store.attempted(address.key)
+        if address.missing or not address.known:
+            return None
+        record = store.attempted(address.key)
         if record is None or record.status not in ("ok", "unsupported"):
             return None
         if record.status == "ok" and not (
-            store.whole("renders", address.key) and store.has_inputs(address.own)
+            store.whole("renders", address.key)
+            and address.own is not None
+            and store.has_inputs(address.own)
         ):
             return None
         renders.append(address.key)
@@ -85,7 +85,6 @@ def _path(store: Store, key: str) -> Path:
     return store.folder("finished", key).with_suffix(".json")
 
 
-@cache
 def _program() -> str:
     sources = sorted(Path(harness.__file__).parent.rglob("*.py"))
-    return content_key({path.name + str(at): file_sha256(path) for at, path in enumerate(sources)})
+    return content_key({path.name + str(at): file_digest(path) for at, path in enumerate(sources)})

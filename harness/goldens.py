@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from backends.environment import CODE
+from backends.environment import lasting
 from harness.errors import ParityError, StoreError
 from harness.records import Record, RenderRecord
 from harness.store import Store, content_key
@@ -89,7 +89,7 @@ def read_golden(
     return Golden(
         name=name,
         # what a golden is there to find is a change of code
-        environment={k: v for k, v in first.environment.items() if not k.startswith(CODE)},
+        environment=lasting(first.environment),
         dtypes=dtypes,
         case={key: value for key, value in first.case.items() if key not in ("name", "model")},
         backend=str(first.variant["backend"]).partition("-")[0],

@@ -1,11 +1,15 @@
-"""What a render depends on, and the key made of it. Labels (case and variant names) are not in it."""
+"""What a render is declared to depend on, and the key made of it: known before anything is run.
+
+Labels (case and variant names) are not in it. What else a render read is added afterwards
+(`harness.closure`).
+"""
 
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,68 +17,86 @@ from typing import Any
 from backends.base import Case, TraceOptions, Variant
 from backends.environment import CODE
 from backends.micro import MODELS, checkpoint_path, media_path
+from harness.digests import file_digest, tree_digests
 from harness.errors import ConfigError
-from harness.integrity import file_sha256
 from harness.records import SCHEMA_VERSION
 from harness.store import content_key
 
-PATH_OPTIONS = ("lora", "checkpoint", "config", "text_encoder", "repo", "inference_config")
-"""Backend options that name files or folders of this machine, or a micro LoRA."""
+_THIS_PROCESS = secrets.token_hex(8)
 
 
-@cache
-def model_fingerprint(model: str) -> str:
-    """Identify a model's files: their hashes for a folder, the cached commit for a hub id.
+def model_fingerprint(model: str) -> Any:
+    """Identify a model's files: the digest of each for a folder, all cached commits for a hub id.
 
     Raises `ConfigError` when `model` is none of: a micro model, a folder, an `owner/name` hub id.
     """
     folder = checkpoint_path(model)
     if folder.is_dir():
-        return path_digest(str(folder))
-    owner, _, name = model.partition("/")
-    if model.startswith((".", "/", "~")) or not owner or not name or "/" in name:
+        return tree_digests(folder)
+    cached = _hub_commits(model)
+    if cached is None:
         raise ConfigError(
             f"model {model!r} was not found: it is no micro model ({', '.join(MODELS)}), no folder"
             " here, and no hub id of the form owner/name; correct `model` of the case"
         )
-    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
-    cache_root = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
-    commit = cache_root / f"models--{owner}--{name}" / "refs" / "main"
-    return f"hub:{model}@{commit.read_text().strip() if commit.is_file() else 'unresolved'}"
+    return {"hub": model, "commits": cached}
 
 
-@cache
-def path_digest(given: str) -> str:
-    """Identify what lies under a path: a file, a folder, or a folder of code by its Python sources."""
-    path = checkpoint_path(given)
-    if path.is_file():
-        return file_sha256(path)
-    if not path.is_dir():
-        return "missing"
-    sources = sorted(path.rglob("*.py")) if any(path.glob("*.py")) else []
-    files = sources or sorted(p for p in path.rglob("*") if p.is_file())
-    return content_key({str(p.relative_to(path)): file_sha256(p) for p in files})
+def named_content(value: object) -> Any:
+    """What stands behind a text that names something here: a file, a folder, or a hub id whose files
+    are cached; None for one that names nothing. A path alone does not say what lies there."""
+    if not isinstance(value, str) or not value:
+        return None
+    path = checkpoint_path(value)
+    try:
+        if path.is_file():
+            return file_digest(path)
+        if path.is_dir():
+            return tree_digests(path)
+    except (OSError, ValueError):  # no path at all: too long, or with a zero in it
+        return None
+    return _hub_commits(value)
 
 
-@cache
-def plugin_digest(module: str) -> str:
-    """Hash of a plugin module's source, without running it. Raises `ConfigError` if absent."""
+def _hub_commits(name: str) -> dict[str, Any] | None:
+    """The commits to which the branches and tags of a hub id resolve, in every cache that may be in
+    force; None if this is no hub id.
+
+    One that resolves to nothing yet will be fetched, so what is made of it is under a key of its own.
+    """
+    owner, _, rest = name.partition("/")
+    if name.startswith((".", "/", "~")) or not owner or not rest or "/" in rest:
+        return None
+    found: dict[str, Any] = {}
+    for cache in _hub_caches():
+        refs = cache / f"models--{owner}--{rest}" / "refs"
+        for ref in sorted(refs.rglob("*")) if refs.is_dir() else []:
+            if ref.is_file():
+                found[str(ref)] = ref.read_text().strip()
+    return found or {"unresolved": _THIS_PROCESS}
+
+
+def _hub_caches() -> list[Path]:
+    """The folders in which the hub's library looks, by any of the variables that name one."""
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    named = [os.environ.get(name) for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE")]
+    hub = os.environ.get("HF_HOME") or f"{home}/huggingface"
+    return [Path(given).expanduser() for given in (*named, f"{hub}/hub") if given]
+
+
+def plugin_digest(module: str) -> Any:
+    """The sources of a plugin, without running it: its file, or every file of its package.
+
+    Raises `ConfigError` if it is absent.
+    """
     spec = find_spec(module)
     if spec is None or spec.origin is None:
         raise ConfigError(
             f"--plugin {module}: no such module; give the name of a module in the current folder or"
             " an installed one, without .py"
         )
-    return file_sha256(Path(spec.origin))
-
-
-def _option_contents(options: Mapping[str, Any]) -> dict[str, str]:
-    """What stands behind the options that name files or folders: a path alone does not say it."""
-    given = {name: value for name, value in options.items() if isinstance(value, str)}
-    found = {name: path_digest(given[name]) for name in PATH_OPTIONS if name in given}
-    if "transformer" in given:
-        found["transformer"] = model_fingerprint(given["transformer"])
-    return found
+    folders = spec.submodule_search_locations or ()
+    return [file_digest(spec.origin), *(tree_digests(folder) for folder in folders)]
 
 
 def _base(
@@ -89,12 +111,13 @@ def _base(
     content["model"] = model_fingerprint(case.model)
     for name in ("image", "video"):
         if content[name] is not None:
-            content[name] = file_sha256(media_path(content[name]))
+            content[name] = file_digest(media_path(content[name]))
     return {
         "schema": SCHEMA_VERSION,
         "case": content,
         "backend": variant.backend,
-        "options": variant.options | _option_contents(variant.options),
+        "options": variant.options,
+        "named": {name: named_content(value) for name, value in variant.options.items()},
         "patch": variant.patch,
         "plugins": [plugin_digest(p) for p in plugins] if variant.patch else [],
         "environment": {

@@ -19,11 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.base import Case, Variant
-from backends.environment import describe
 from backends.questions import Question
 from harness import keys
+from harness.closure import Closure
 from harness.connect import Connection, Connector
 from harness.errors import StoreError, WorkerError
+from harness.integrity import file_sha256
+from harness.interpreter import describe_worker
 from harness.records import PipelineRecord
 from harness.store import Store
 
@@ -97,7 +99,7 @@ class Prober:
         self._connection: Connection | None = None
         self._opened: tuple[Target, str] | None = None
         self._identity: dict[str, Any] = {}
-        self._environments: dict[str | None, dict[str, str]] = {None: describe()}
+        self._closure = Closure(store)
         self.fresh_calls = 0
 
     def __enter__(self) -> Prober:
@@ -120,10 +122,9 @@ class Prober:
         given: Mapping[str, Array],
     ) -> Answers:
         """The answers of `target` to `questions` about `case`; `given` are the tensors they name."""
-        key = self._key(target, case, shared, questions, given)
-        self._store.ensure(
+        key = self._closure.ensure(
             "probes",
-            key,
+            self._key(target, case, shared, questions, given),
             lambda staged: self._answer(target, case, shared, questions, given, staged),
         )
         return _read(self._store.folder("probes", key))
@@ -144,22 +145,16 @@ class Prober:
         return keys.probe_key(
             case,
             target.variant,
-            self._environment(target),
+            describe_worker(target.python, target.threads),
             target.threads,
             self._plugins,
             [question.to_json() for question in questions],
             {name: _digest(array) for name, array in given.items()},
             None
             if inputs is None
-            else [keys.file_sha256(inputs), keys.file_sha256(inputs.with_suffix(".json"))],
+            else [file_sha256(inputs), file_sha256(inputs.with_suffix(".json"))],
             [*sorted(shared.share), str(shared.latent_dtype)],
         )
-
-    def _environment(self, target: Target) -> dict[str, str]:
-        if target.python not in self._environments:
-            connection = self._start(target)
-            self._environments[target.python] = connection.call("describe", self._timeout_s)
-        return self._environments[target.python]
 
     def _answer(
         self,
@@ -169,7 +164,7 @@ class Prober:
         questions: Sequence[Question],
         given: Mapping[str, Array],
         folder: Path,
-    ) -> None:
+    ) -> dict[str, Any]:
         from safetensors.numpy import save_file
 
         connection = self._open(target, case.model)
@@ -190,6 +185,7 @@ class Prober:
         self.fresh_calls += int(result["guided_calls"])
         record = {**result, "pipeline": self._identity}
         (folder / "answers.json").write_text(json.dumps(record))
+        return connection.call("reads", self._timeout_s)
 
     def _open(self, target: Target, model: str) -> Connection:
         if self._opened != (target, model):
@@ -210,7 +206,7 @@ class Prober:
     def _start(self, target: Target) -> Connection:
         """A fresh connection: one pipeline at a time, and none inherits another's state."""
         self._close()
-        paths = [str(Path.cwd())] if self._plugins else []
+        paths = [str(Path.cwd())] if self._plugins and target.variant.patch else []
         log = self._logs / f"probe-{target.variant.name}.log"
         self._connection = self._stack.enter_context(
             self._connect(target.python, target.threads, log, paths, target.variant.backend)

@@ -7,7 +7,6 @@ processes share the work; nobody waits for a lease while holding one.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -18,12 +17,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from backends.base import RenderRequest, Variant
-from backends.environment import describe
 from harness.addresses import Address, Addresses
 from harness.board import Board
 from harness.connect import Connection, Connector, in_own_process
 from harness.errors import DiskFullError, WorkerError
 from harness.finish import keep_frames
+from harness.interpreter import describe_worker
 from harness.plan import Plan, RenderJob
 from harness.records import PipelineRecord, RenderRecord, Status
 from harness.store import Store
@@ -178,7 +177,8 @@ class _Lane:
 
     def _outcome(self, job: RenderJob, awaited: bool) -> tuple[RenderRecord, bool] | None:
         try:
-            environment = self._describe()
+            environment = describe_worker(job.python, job.threads)
+            self._environment = environment
         except (WorkerError, RemoteError) as error:
             # Without an environment there is no true key; the record stays out of the store.
             return _failed(_blank(job, "", {}), *_reason(error)), True
@@ -190,30 +190,31 @@ class _Lane:
             return _failed(blank, "not_run", "the reference gave no inputs to share", None), True
         if (known := self._known(address)) is not None:
             return known, False
-        with self._store.leases.attempt(address.key) as mine:
+        with self._store.leases.attempt(address.declared) as mine:
             if not mine:
                 return None
+            address = self._common.addresses.of(job, environment)
             if (known := self._known(address)) is not None:  # made a moment ago
                 return known, False
-            blank = blank.model_copy(update={"inputs_key": address.inputs})
-            return self._attempt(job, blank, address.own), True
+            blank = blank.model_copy(update={"key": address.key, "inputs_key": address.inputs})
+            return self._attempt(job, blank, address), True
 
     def _known(self, address: Address) -> RenderRecord | None:
         """The finished render, or an attempt that failed since this sweep began."""
         found = self._store.find(address.key)
         if found is not None:
-            return found if self._store.has_inputs(address.own) else None
+            return found if address.own and self._store.has_inputs(address.own) else None
         failed = self._store.attempted(address.key)
         return failed if failed is not None and failed.created >= self._common.sweep.since else None
 
-    def _attempt(self, job: RenderJob, blank: RenderRecord, own: str) -> RenderRecord:
+    def _attempt(self, job: RenderJob, blank: RenderRecord, address: Address) -> RenderRecord:
         model = job.case.model
         if model not in self._failures:
             try:
                 self._open(job)
-                self._export(job, own)
+                own = self._export(job, address.own_declared)
                 # Where only the inputs were lost the render itself is there already.
-                return self._store.find(blank.key) or self._render(job, blank, own)
+                return self._store.find(blank.key) or self._render(job, blank, own, address)
             except (RemoteError, WorkerError) as error:
                 if isinstance(error, RemoteError) and error.disk_full:
                     raise DiskFullError(self._store.root) from error
@@ -225,9 +226,22 @@ class _Lane:
         else:
             failure = self._failures[model]
         record = _failed(blank, *failure)
-        with self._store.staged("renders", blank.key) as folder:
+        record = record.model_copy(update={"key": self._learned(address.declared)})
+        with self._store.staged("renders", record.key) as folder:
             (folder / "record.json").write_text(record.model_dump_json(indent=1))
         return record
+
+    def _learned(self, declared: str) -> str:
+        """The true key of an attempt that failed; the declared one where no worker is left to tell."""
+        try:
+            return declared if self._worker is None else self._learn(declared)
+        except (RemoteError, WorkerError):
+            self._forget_worker()
+            return declared
+
+    def _learn(self, declared: str) -> str:
+        told = self._start().call("reads", self._settings.timeout_s)
+        return self._common.addresses.closure.learn(declared, told)
 
     def _forget_worker(self) -> None:
         """After a crash, a time-out or a full memory the next job gets a fresh process."""
@@ -237,21 +251,12 @@ class _Lane:
     def _start(self) -> Connection:
         if self._worker is None:
             log = self._settings.run_folder / "logs" / f"{self._first.label}.log"
-            plugin_paths = [str(Path.cwd())] if self._settings.plugins else []
-            connect = self._settings.connect
-            first = self._first
+            connect, first = self._settings.connect, self._first
+            patched = self._settings.plugins and first.variant.patch is not None
+            plugin_paths = [str(Path.cwd())] if patched else []
             worker = connect(first.python, first.threads, log, plugin_paths, first.variant.backend)
             self._worker = self._stack.enter_context(worker)
         return self._worker
-
-    def _describe(self) -> dict[str, str]:
-        if self._environment is None:
-            if self._first.python in (None, sys.executable):
-                self._environment = describe()
-            else:
-                found: dict[str, str] = self._start().call("describe", self._settings.timeout_s)
-                self._environment = found
-        return self._environment
 
     def _open(self, job: RenderJob) -> None:
         if self._open_model == job.case.model:
@@ -269,21 +274,26 @@ class _Lane:
         self._pipeline_key = self._store.add_pipeline(record)
         self._open_model = job.case.model
 
-    def _export(self, job: RenderJob, key: str) -> None:
-        self._store.ensure(
-            "inputs",
-            key,
-            lambda folder: self._start().call(
+    def _export(self, job: RenderJob, declared: str) -> str:
+        """Have what the variant itself uses in the store; return its key."""
+
+        def make(folder: Path) -> dict[str, Any]:
+            self._start().call(
                 "export",
                 self._settings.timeout_s,
                 case=asdict(job.case),
                 path=str(folder / "inputs.safetensors"),
-            ),
-        )
+            )
+            return self._start().call("reads", self._settings.timeout_s)
 
-    def _render(self, job: RenderJob, blank: RenderRecord, own: str) -> RenderRecord:
+        return self._common.addresses.closure.ensure("inputs", declared, make)
+
+    def _render(
+        self, job: RenderJob, blank: RenderRecord, own: str, address: Address
+    ) -> RenderRecord:
         inputs = None if blank.inputs_key is None else self._store.inputs_path(blank.inputs_key)
-        with self._store.staged("renders", blank.key) as folder:
+        key = blank.key
+        with self._store.staged("renders", address.declared, lambda: key) as folder:
             request = RenderRequest(
                 case=job.case,
                 seed=job.seed,
@@ -296,11 +306,13 @@ class _Lane:
             result = self._start().call(
                 "render", self._settings.timeout_s, request=request.to_json()
             )
+            key = self._learn(address.declared)
             frames = keep_frames(folder, result.pop("frames_digest"), job.case.fps)
             del result["draws"]
             record = RenderRecord.model_validate(
                 {
                     **blank.model_dump(),
+                    "key": key,
                     "status": "ok",
                     "frames": frames.model_dump(),
                     "pipeline_key": self._pipeline_key,

@@ -23,7 +23,6 @@ import json
 import secrets
 import shutil
 import sys
-import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -37,7 +36,6 @@ from harness.lease import Leases
 from harness.records import PipelineRecord, RenderRecord
 
 KINDS = ("renders", "inputs", "probes")
-_POLL_S = 0.5
 _IN_THE_WAY = (errno.ENOTEMPTY, errno.EEXIST)
 
 
@@ -188,41 +186,32 @@ class Store:
             return []
 
     @contextmanager
-    def staged(self, kind: str, key: str) -> Generator[Path]:
+    def staged(
+        self, kind: str, key: str, final: Callable[[], str] | None = None
+    ) -> Generator[Path]:
         """Fill the yielded folder; it becomes `kind/key` on success and vanishes on failure.
+
+        `final` says the key where that is known only when the folder is filled; `key` is then the one
+        on which a lease is held.
 
         An earlier failed attempt under the same key is replaced; a whole result stays.
         """
-        staging, target = self.root / "staging", self.folder(kind, key)
+        staging = self.root / "staging"
         with explained_writing(self.root):
             staging.mkdir(parents=True, exist_ok=True)
-            target.parent.mkdir(parents=True, exist_ok=True)
             folder = staging / f"{key}-{secrets.token_hex(4)}"
             folder.mkdir()
         try:
             with explained_writing(folder):
                 yield folder
                 integrity.seal(folder)
-                self._commit(folder, kind, key)
+                self._commit(folder, kind, key if final is None else final())
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def ensure(self, kind: str, key: str, make: Callable[[Path], None]) -> None:
-        """Have `kind/key`: if it is not here, `make` fills a folder with it.
-
-        Waits for another process that is making it. The caller may hold a lease on something else
-        only if whoever makes things of this `kind` never waits for such a lease.
-        """
-        while not self.whole(kind, key):
-            with self.leases.attempt(key) as mine:
-                if not mine:
-                    time.sleep(_POLL_S)
-                elif not self.whole(kind, key):
-                    with self.staged(kind, key) as folder:
-                        make(folder)
-
     def _commit(self, folder: Path, kind: str, key: str) -> None:
         target = self.folder(kind, key)
+        target.parent.mkdir(parents=True, exist_ok=True)
         try:
             folder.rename(target)
         except OSError as error:

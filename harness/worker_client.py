@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from harness.errors import WorkerError
+from harness.interpreter import variables
 from harness.worker_start import start
 
 _LOG_TAIL = 2000
@@ -50,9 +51,7 @@ class WorkerProcess:
         self._log_path = log
         self._plugin_paths = plugin_paths
         self._backend = backend
-        self._env = dict(os.environ, TOKENIZERS_PARALLELISM="false")
-        if threads is not None:
-            self._env.update(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads))
+        self._env = variables(threads)
 
     def __enter__(self) -> WorkerProcess:
         self._log_path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,9 @@
 """The harness's end of the fork servers (`backends.fork_server`): one for each kind of worker.
 
 A server is started when the first worker of its kind is, and lives as long as this process. One that
-died is replaced. Workers are of one kind when they have the interpreter, the processors and the
-environment variables in common: what reads a variable, and when, only its reader knows.
+died is replaced, and so is one whose sources have changed since. Workers are of one kind when they
+have the interpreter, the processors and the environment variables in common: what reads a variable,
+and when, only its reader knows.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import signal
 import socket
 import subprocess
 import time
+from pathlib import Path
 from threading import Lock
 from typing import IO, Any
 
@@ -26,9 +28,8 @@ _BOOT = (
     "import sys; sys.path[0:1] = [sys.argv[1]];"
     " from backends.fork_server import main; main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))"
 )
-# They change within a process, and no library reads them.
-_NO_KIND = frozenset({"PYTEST_CURRENT_TEST", "PWD", "OLDPWD", "COLUMNS", "LINES"})
 _NAME_BYTES = 32  # `NAME_BYTES` of the server
+_LOADED = "loaded.json"  # `LOADED` of the server
 _MOST_KINDS = 4
 """Servers kept; of more kinds than this, the one goes that has no worker for the longest time."""
 
@@ -42,8 +43,7 @@ def start_forked(
 
     Raises `WorkerError` when there is no such interpreter.
     """
-    variables = frozenset(item for item in env.items() if item[0] not in _NO_KIND)
-    kind: _Kind = (python, frozenset(os.sched_getaffinity(0)), variables)
+    kind: _Kind = (python, frozenset(os.sched_getaffinity(0)), frozenset(env.items()))
     with _servers.lock:
         return _servers.of(kind, env, log).fork(
             backend, {"env": env, "plugin_paths": plugin_paths}, log
@@ -145,6 +145,15 @@ class _Server:
         # One that is being killed closes what it holds before it can be waited for.
         return not self.gone and self.process.poll() is None
 
+    @property
+    def stale(self) -> bool:
+        """Whether a source that its workers would have has changed since it was imported."""
+        try:
+            loaded: dict[str, list[int]] = json.loads((self._lent / _LOADED).read_text())
+        except FileNotFoundError:
+            return False  # still importing, or nothing imported
+        return any(_stamp(path) != stamp for path, stamp in loaded.items())
+
     def fork(self, backend: str | None, settings: dict[str, Any], log: IO[bytes]) -> ForkedWorker:
         name = (backend or "").encode()[:_NAME_BYTES].ljust(_NAME_BYTES, b"\0")
         control, theirs = socket.socketpair()
@@ -164,6 +173,12 @@ class _Server:
         self.workers += 1
         return ForkedWorker(self, control, os.fdopen(stdin, "wb"), os.fdopen(stdout, "rb"))
 
+    def ended(self) -> bool:
+        """End a server that is to fork no more, once its last worker is gone."""
+        if self.workers == 0:
+            self.end()
+        return self.workers == 0
+
     def end(self) -> None:
         self.leave()
         self.process.kill()
@@ -181,12 +196,16 @@ class _Servers:
     def __init__(self) -> None:
         self.lock = Lock()
         self._all: dict[_Kind, _Server] = {}
+        self._retired: list[_Server] = []
 
     def of(self, kind: _Kind, env: dict[str, str], log: IO[bytes]) -> _Server:
         """The server of a kind, started if there is none that lives."""
         server = self._all.pop(kind, None)
         if server is not None and not server.alive:
             server.end()
+            server = None
+        if server is not None and server.stale:
+            self._retired = [old for old in self._retired if not old.ended()] + [server]
             server = None
         if server is None:
             self._make_room()
@@ -200,21 +219,31 @@ class _Servers:
             self._all.pop(kind).end()
 
     def end(self) -> None:
-        for server in self._all.values():
+        for server in (*self._all.values(), *self._retired):
             server.end()
         self._all.clear()
+        self._retired.clear()
 
     def forget(self) -> None:
         """In a forked process: these are its parent's."""
-        for server in self._all.values():
+        for server in (*self._all.values(), *self._retired):
             server.leave()
         self._all.clear()
+        self._retired.clear()
         self.lock = Lock()  # another thread of the parent may have held it
 
 
 _servers = _Servers()
 atexit.register(_servers.end)
 os.register_at_fork(after_in_child=_servers.forget)
+
+
+def _stamp(path: str) -> list[int] | None:
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns, status.st_ino]
 
 
 def _kill_group(pid: int) -> None:

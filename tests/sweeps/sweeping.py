@@ -23,6 +23,7 @@ def environment(root: Path, delay_s: float = 0.0) -> dict[str, str]:
     root.mkdir(exist_ok=True)
     return dict(
         os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), str(FAKE)]), OMP_NUM_THREADS="1",
+        PARITY_INERT_VARIABLES="PARITY_FAKE_LOG,PARITY_FAKE_DELAY_S",
         PARITY_FAKE_LOG=str(root / "log"), PARITY_FAKE_DELAY_S=str(delay_s),
     )  # fmt: skip
 
