@@ -13,7 +13,7 @@ from harness.export.schema import TABLES, as_markdown
 from harness.index import listing
 from harness.records import RenderRecord
 from harness.store import Store
-from tests.report.synthetic_runs import Synthetic, demo
+from tests.report.synthetic_runs import LPIPS_WEIGHTS, Synthetic, demo, lpips_missing
 
 
 def record(number: int, status: str = "ok", **changes: object) -> RenderRecord:
@@ -126,6 +126,8 @@ def test_gc_of_the_unused_keeps_what_a_run_names(run: Synthetic, tmp_path: Path)
 
 
 def test_export_gives_documented_tables_and_working_views(run: Synthetic, tmp_path: Path) -> None:
+    run.pair("inconclusive", "half", seeds=(0,), scores={"lpips": [lpips_missing()]})
+    run.save()
     results, target = run.folder.parents[1], tmp_path / "out"
     line = [
         "export",
@@ -153,6 +155,8 @@ def test_export_gives_documented_tables_and_working_views(run: Synthetic, tmp_pa
         assert one("SELECT isinf(value) FROM scores WHERE metric = 'psnr' AND against = 'floor'"
                    " LIMIT 1")  # fmt: skip
         assert one("SELECT count(*) FROM scores WHERE unscored IS NOT NULL AND value IS NULL") > 0
+        weights = "SELECT string_agg(DISTINCT weights) FROM score_summary WHERE metric = "
+        assert (one(weights + "'lpips'"), one(weights + "'psnr'")) == (LPIPS_WEIGHTS, None)
         worst = "SELECT worst_value FROM score_summary WHERE metric = 'ssim' AND candidate = "
         assert one(worst + "'sat-shared'") == pytest.approx(1 - 1 / 200)
         for view in ("newest", "costs", "failures", "distances", "findings"):
