@@ -4,12 +4,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint bench weights clean
+# An environment with the oldest Diffusers that a variant's `python` may have; torch and the rest are
+# this one's.
+OLDER := .venv-older
+OLDER_STAMP := $(OLDER)/.installed
+OLDEST := diffusers==0.31.0 transformers==4.48.3 tokenizers==0.21.0 huggingface_hub==0.27.1
+
+.PHONY: demo test older lint bench weights clean
 
 demo: $(STAMP) weights
 	$(BIN)/parity run experiment=demo
 
-test: $(STAMP) chromium weights lint
+test: $(STAMP) older chromium weights lint
 	@# One process per core and one thread each: small tensors do not fill two cores.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
@@ -32,10 +38,21 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+older: $(OLDER_STAMP)
+
+$(OLDER_STAMP): $(STAMP) Makefile
+	rm -rf $(OLDER)
+	$(BIN)/python -m venv --without-pip $(OLDER)
+	$(BIN)/python -m pip install --quiet --no-deps --target $(OLDER)/packages $(OLDEST)
+	folder='import sysconfig; print(sysconfig.get_path("purelib"))'; \
+	printf '%s\n' "$(abspath $(OLDER))/packages" "$$($(BIN)/python -c "$$folder")" \
+		> "$$($(OLDER)/bin/python -c "$$folder")/older.pth"
+	touch $@
+
 # The report's page is tested in a real browser: Debian's package, installed only where it is missing.
 .PHONY: chromium
 chromium:
 	@command -v chromium >/dev/null || (apt-get update -qq && apt-get install -y -qq chromium)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(OLDER) build dist *.egg-info

@@ -82,7 +82,7 @@ def _check_conditioning(pipe: Any, case: Case) -> None:
         raise InvalidRequest(
             f"case {case.name}: strength={case.strength} of {case.steps} steps leaves none to run"
         )
-    patch = pipe.transformer.config.patch_size_t or 1
+    patch = pipe.transformer.config.get("patch_size_t") or 1
     latents = (case.frames - 1) // pipe.vae_scale_factor_temporal + 1
     if latents % patch:
         raise Unsupported(
@@ -104,7 +104,7 @@ def _check_trained_size(pipe: Any, case: Case) -> None:
                 f" has learned positions for {trained[0]}x{trained[1]} and {trained[2]} only; use"
                 " those"
             )
-    sliced = config.patch_size_t is not None
+    sliced = config.get("patch_size_t") is not None
     if sliced and (case.height > largest[0] or case.width > largest[1]):
         raise InvalidRequest(
             f"case {case.name}: {case.height}x{case.width} pixels, but the table of this model's"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import logging
 import re
 from dataclasses import dataclass
@@ -16,7 +17,14 @@ from safetensors import SafetensorError, safe_open
 from backends.checkpoints.weight_files import read_torch_file
 from backends.diffusers_placement import COMPONENTS
 from backends.errors import CheckpointError, MissingPrerequisite, Unsupported
-from backends.trust import INDEX, check_index, read_index, refuse_code, refuse_old_torch
+from backends.trust import (
+    INDEX,
+    check_index,
+    read_index,
+    read_mapping,
+    refuse_code,
+    refuse_old_torch,
+)
 
 _log = logging.getLogger("parity")
 _PICTURE_PIPELINE = "CogVideoXImageToVideoPipeline"
@@ -62,14 +70,33 @@ def load_pipeline(source: Source, dtypes: dict[str, torch.dtype]) -> Any:
             source,
             dtypes["transformer"],
         )
-    pipe = _loaded(getattr(diffusers, kind), folder, source, dtypes, **given)
+    cls = getattr(diffusers, kind)
+    _check_known(diffusers, parts["transformer"])
+    # A dtype for each component is a mapping to later versions only; one dtype is the same to all.
+    for name in ("text_encoder", "vae"):
+        if (own := dtypes.get(name, dtypes["default"])) != dtypes["default"]:
+            others = {other: None for other in COMPONENTS if other != name}
+            given[name] = getattr(_loaded(cls, folder, source, own, **others), name)
+    pipe = _loaded(cls, folder, source, dtypes["default"], **given)
     for name, part in parts.items():
         _check_complete(part, getattr(pipe, name), source.safetensors)
     check_model_kind(pipe)
     return pipe
 
 
-def _loaded(cls: Any, folder: Path, source: Source, dtypes: Any, **given: Any) -> Any:
+def _check_known(diffusers: Any, transformer: Path) -> None:
+    """Versions before 0.32 warn of the settings of CogVideoX 1.5, and build another model."""
+    kind = diffusers.CogVideoXTransformer3DModel
+    settings = read_mapping(transformer / "config.json")
+    known = inspect.signature(kind.__init__).parameters
+    if settings.get("patch_size_t") is not None and "patch_size_t" not in known:
+        raise Unsupported(
+            f"{transformer} is of CogVideoX 1.5, which diffusers {diffusers.__version__} cannot build"
+            " (it has no `patch_size_t`); install 0.32 or later in this variant's interpreter"
+        )
+
+
+def _loaded(cls: Any, folder: Path, source: Source, dtype: torch.dtype, **given: Any) -> Any:
     compat = import_module("diffusers.utils.deprecation_utils")
     keyword = "dtype" if hasattr(compat, "_resolve_dtype") else "torch_dtype"
     try:
@@ -77,7 +104,7 @@ def _loaded(cls: Any, folder: Path, source: Source, dtypes: Any, **given: Any) -
             str(folder),
             variant=source.variant,
             use_safetensors=source.safetensors,
-            **{keyword: dtypes},
+            **{keyword: dtype},
             **given,
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:

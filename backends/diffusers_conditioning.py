@@ -48,7 +48,7 @@ def own_image_scale(pipe: Any) -> float | None:
     if not takes_picture(pipe):
         return None
     factor = float(pipe.vae_scaling_factor_image)
-    return 1 / factor if pipe.vae.config.invert_scale_latents else factor
+    return 1 / factor if pipe.vae.config.get("invert_scale_latents") else factor
 
 
 class Conditioning:
@@ -126,7 +126,7 @@ class Conditioning:
         pipe, scale = self._stack.pipe, self._image_scale
         factor = float(pipe.vae_scaling_factor_image)
         if scale is not None and scale != own_image_scale(pipe):
-            factor = 1 / scale if pipe.vae.config.invert_scale_latents else scale
+            factor = 1 / scale if pipe.vae.config.get("invert_scale_latents") else scale
         with self._encoding(tape, None), patch.object(pipe, "vae_scaling_factor_image", factor):
             return prepare_latents(**arguments)
 

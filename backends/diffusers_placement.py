@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import inspect
 import tempfile
-from collections.abc import Collection, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Collection, Generator, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +45,8 @@ def check_placement(kind: str, device: torch.device, use_stream: bool) -> None:
             " CPU; set use_stream=false"
         )
     if kind.startswith("group_offload"):
-        diffusers, hooks = import_module("diffusers"), import_module("diffusers.hooks")
+        diffusers = import_module("diffusers")
+        hooks = find_spec("diffusers.hooks") and import_module("diffusers.hooks")
         apply = getattr(hooks, "apply_group_offloading", None)
         needed = "offload_to_disk_path" if kind.endswith("_disk") else "offload_type"
         if apply is None or needed not in inspect.signature(apply).parameters:
@@ -109,7 +111,11 @@ class Placement:
                 offload_type=level,
                 num_blocks_per_group=1 if level == "block_level" else None,
                 use_stream=use_stream,
-                offload_to_disk_path=str(Path(self._disk.name) / name) if self._disk else None,
+                **(
+                    {"offload_to_disk_path": str(Path(self._disk.name) / name)}
+                    if self._disk
+                    else {}
+                ),
             )
 
     def remove(self) -> None:
@@ -173,8 +179,20 @@ def _groups(component: nn.Module) -> list[Any]:
     return list(found.values())
 
 
-def _aligned(module: nn.Module) -> AbstractContextManager[None]:
-    """Accelerate's own way to see a sequentially offloaded module's weights."""
-    if not hasattr(module, "_hf_hook"):
-        return nullcontext()
-    return import_module("accelerate.utils").align_module_device(module)
+@contextmanager
+def _aligned(module: nn.Module) -> Generator[None]:
+    """Accelerate's own way to see a sequentially offloaded module's weights.
+
+    A module that the model holds under two names (the embedding of T5 before transformers 5) got a
+    hook for each, and Accelerate's way knows single ones only.
+    """
+    hook: Any = getattr(module, "_hf_hook", None)
+    if hook is None:
+        yield
+        return
+    offloading = [
+        each for each in getattr(hook, "hooks", [hook]) if getattr(each, "offload", False)
+    ]
+    align = import_module("accelerate.utils").align_module_device
+    with patch.object(module, "_hf_hook", (offloading or [hook])[0]), align(module):
+        yield

@@ -50,7 +50,7 @@ class DiffusersRun:
         config = pipe.transformer.config
         latent_frames = (case.frames - 1) // pipe.vae_scale_factor_temporal + 1
         # CogVideoX 1.5 denoises whole temporal patches and drops the surplus before decoding.
-        self._surplus = -latent_frames % (config.patch_size_t or 1)
+        self._surplus = -latent_frames % (config.get("patch_size_t") or 1)
         self._shape = (
             1,
             latent_frames + self._surplus,

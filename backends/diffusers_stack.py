@@ -7,7 +7,7 @@ of `__call__`.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
@@ -74,10 +74,10 @@ class Stack:
         further: dict[str, Any] = {}
         if picture is not None:
             given = torch.cat([given, torch.cat([picture] * len(embeddings))], dim=2)
-            if pipe.transformer.config.ofs_embed_dim is not None:
+            if pipe.transformer.config.get("ofs_embed_dim") is not None:
                 further["ofs"] = latents.new_full((1,), fill_value=2.0)
         pipe._current_timestep = timestep  # caches ask for it
-        with self.in_force(), pipe.transformer.cache_context("cond_uncond"):
+        with self.in_force(), _cache_context(pipe.transformer):
             return pipe.transformer(
                 hidden_states=given,
                 encoder_hidden_states=embeddings,
@@ -116,3 +116,10 @@ class Stack:
             patch.object(self.pipe.vae, "decode", in_own_dtype),
         ):
             yield
+
+
+def _cache_context(transformer: Any) -> AbstractContextManager[Any]:
+    """What the pipeline's loop calls the transformer in, where this version of Diffusers has caches."""
+    if not hasattr(transformer, "cache_context"):
+        return nullcontext()
+    return transformer.cache_context("cond_uncond")

@@ -48,7 +48,7 @@ def check_index(path: Path) -> dict[str, Any]:
 
     Raises `CheckpointError` for one that is damaged, or that has a loader import anything else.
     """
-    index = _mapping(path)
+    index = read_mapping(path)
     kind = index.get("_class_name")
     if not _is_name(kind):
         raise CheckpointError(
@@ -89,7 +89,7 @@ def refuse_code(folder: Path) -> None:
                 " folder's weights; merge the adapter into the weights, and remove it"
             )
         if path.name.endswith("config.json"):
-            _refuse_loading(path, _mapping(path))
+            _refuse_loading(path, read_mapping(path))
 
 
 def _refuse_loading(path: Path, config: Mapping[str, Any]) -> None:
@@ -117,7 +117,8 @@ def _is_name(value: object) -> bool:
     return isinstance(value, str) and value.isidentifier()
 
 
-def _mapping(path: Path) -> dict[str, Any]:
+def read_mapping(path: Path) -> dict[str, Any]:
+    """A JSON file of settings. Raises `CheckpointError` for one that is missing or damaged."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import selectors
 import signal
 import subprocess
@@ -19,6 +20,8 @@ from harness.interpreter import variables
 from harness.worker_start import start
 
 _LOG_TAIL = 2000
+_MISSING = re.compile(r"^ModuleNotFoundError: No module named '([\w.]+)'\Z", re.MULTILINE)
+"""How a worker ends whose interpreter lacks what its first modules import."""
 
 
 class RemoteError(Exception):
@@ -97,12 +100,19 @@ class WorkerProcess:
             line = self._answer(time.monotonic() + timeout_s)
         except (BrokenPipeError, EOFError):
             code = self._process.wait()
+            words = self._last_words()
+            if missing := _MISSING.search(words):
+                raise WorkerError(
+                    f"the worker's interpreter {self._python} has no module {missing[1]!r}; install"
+                    " torch, numpy, safetensors and the stack in it, or set `python` of this variant"
+                    " to one that has them"
+                ) from None
             reason = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
             if code == -signal.SIGKILL:
                 reason += ", as the kernel sends when memory runs out"
             raise WorkerError(
                 f"the worker died during `{op}` ({reason}). Its last words ({self._log_path}):\n"
-                + self._last_words()
+                + words
             ) from None
         except TimeoutError:
             self._end(patiently=False)

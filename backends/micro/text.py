@@ -7,6 +7,7 @@ that any prompt encodes to something.
 from __future__ import annotations
 
 import io
+import json
 import shutil
 from pathlib import Path
 from typing import cast
@@ -59,6 +60,14 @@ def write_tokenizer(folder: Path) -> None:
         str(folder), extra_ids=0, model_max_length=TEXT_LENGTH
     )
     tokenizer.save_pretrained(str(folder))
+    _write_for_every_transformers(folder / "tokenizer_config.json")
+
+
+def _write_for_every_transformers(config: Path) -> None:
+    """Leave out what 4.47 and later of transformers 4 cannot read; `spiece.model` says it, too."""
+    settings = json.loads(config.read_text())
+    settings.pop("extra_special_tokens", None)
+    config.write_text(json.dumps(settings, indent=2) + "\n")
 
 
 def copy_tokenizer(source: Path, destination: Path) -> None:
