@@ -32,6 +32,7 @@ from harness.judge.local import judge_local, one_stack
 from harness.judge.narrow import settle
 from harness.judge.native import healthy_velocity, judge_itself, judge_native, judge_walk
 from harness.judge.native_arguments import judge_native_arguments
+from harness.judge.schedules import judge_policy
 from harness.local_probe import (
     FULL_PRECISION,
     OTHER_MEMBERS,
@@ -119,6 +120,7 @@ def compare_locally(
     try:
         data, evidence = _look(prober, case, reference, candidate, settings, member)
         probed = candidate
+        walks += _own_schedules(store, data, renders)
         declared = [_changed(key, case, value) for key, value in changed.items()]
         if any(e.outcome == "differs" for e in evidence):
             keys = _declared(reference, candidate)
@@ -151,6 +153,21 @@ def compare_locally(
         sides=(reference, probed),
         coverage=[coverage([_stage_arguments(data), *handed])],
     )
+
+
+def _own_schedules(
+    store: Store, data: LocalData, renders: Sequence[tuple[RenderRecord, RenderRecord]]
+) -> list[Evidence]:
+    """Whether the tables of a pair that shares none lie no further apart than is registered."""
+    if not renders or "schedule" in renders[0][1].share:
+        return []
+    policies = (
+        side.full.pipeline.policies["schedule"] for side in (data.reference, data.candidate)
+    )
+    a, b = (schedule_used(store, record) for record in renders[0])
+    if len(a.timesteps) != len(b.timesteps):
+        return []  # a declared difference, or one that the walks name
+    return judge_policy(a, b, known_difference("schedule", *policies))
 
 
 def _links(

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from backends.base import Case
+from backends.base import Case, ScheduleTable
 from harness.audit.hazards_of_pairs import pair_hazards
 from harness.audit.models import Model, look_up
 from harness.audit.precision import precision_hazards
 from harness.audit.settings import own_faults
 from harness.config import RunConfig, VariantSpec
+from harness.judge.schedules import NEEDED, dividing, expected, inconsistent
 from harness.records import Finding
 
 _LATENT_PX = 8
@@ -64,9 +65,32 @@ def _case_hazards(case: Case, model: Model, where: str) -> Iterator[Finding]:
             " both sides",
             f"set {where}.dynamic_guidance=false or {where}.sampler=dpm",
         )
+    yield from _step_hazards(case, model, where)
     yield from _frame_hazards(case, model, where)
     yield from _size_hazards(case, model, where)
     yield from _text_hazards(case, model)
+
+
+def _step_hazards(case: Case, model: Model, where: str) -> Iterable[Finding]:
+    """A step count from which a stack that steps by T // N training steps makes an uneven schedule."""
+    settings = {
+        key.removeprefix("scheduler."): value
+        for key, value in model.settings.items()
+        if key.startswith("scheduler.")
+    }
+    total = settings.get("num_train_timesteps")
+    if not settings.keys() >= NEEDED or case.steps < 1 or not total or total % case.steps == 0:
+        return
+    wanted = expected(settings, case.steps, subset=False)
+    table = ScheduleTable(wanted.timesteps, list(wanted.levels), list(wanted.targets))
+    if odd := inconsistent(table):
+        near = dividing(int(total), case.steps)
+        yield _hazard(
+            f"{where}.steps",
+            f"case {case.name}: {case.steps} steps do not divide the {total} training steps; in a"
+            f" schedule that steps by {total} // {case.steps}, {odd}",
+            f"set {where}.steps={' or '.join(map(str, near))}",
+        )
 
 
 def _frame_hazards(case: Case, model: Model, where: str) -> Iterable[Finding]:

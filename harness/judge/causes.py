@@ -176,7 +176,7 @@ def summarise(
 ) -> str:
     """The verdict in one paragraph that can be pasted into an issue; `remarks` follow the causes."""
     named = [f for f in findings if f.kind == "component"]
-    policies = sorted({f.known for f in findings if f.known})
+    policies = sorted({f.known for f in findings if f.known and f.kind != "hazard"})
     parts = [f"{case}: {candidate} against {reference} is `{verdict}`."]
     if named:
         parts.append("Cause: " + " ".join(f"[{_label(f)}] {f.detail}." for f in named))
@@ -184,6 +184,7 @@ def summarise(
         parts.append(f"Next: {named[0].remedy}.")
     else:
         parts += list(reasons)
+    parts += [f"Beware: {f.detail}." for f in findings if f.kind == "hazard"]
     if policies:
         parts.append(f"Known deliberate differences: {', '.join(policies)}.")
     parts.append(f"Cost: {cost} guided transformer calls.")

@@ -13,6 +13,8 @@ from typing import Any, cast
 
 import numpy as np
 
+from backends.base import ScheduleTable
+from harness.judge import schedules
 from harness.judge.known import KnownDifference, equalised_by_match, known_difference
 from harness.records import Component, Finding, PipelineRecord, RenderRecord
 from harness.store import Store
@@ -142,8 +144,11 @@ def compare_own_inputs(
                 component="text",
             )
         )
+    mine, other = (ScheduleTable(**side["schedule"]) for side in (a, b))
+    found += _schedule_itself("reference", mine)
     if "schedule" not in share:
-        found += _schedule(a["schedule"], b["schedule"], known_by_policy.get("schedule"))
+        found += _schedule(mine, other, known_by_policy.get("schedule"))
+        found += _schedule_itself("candidate", other) if other != mine else []
     if "latent_dtype" not in share and a["latent_dtype"] != b["latent_dtype"]:
         found.append(_policy("latent_dtype", a["latent_dtype"], b["latent_dtype"]))
     if "image" not in share and a.get("image_scale") != b.get("image_scale"):
@@ -151,35 +156,46 @@ def compare_own_inputs(
     return found
 
 
-def _schedule(
-    a: dict[str, list[float]], b: dict[str, list[float]], known: KnownDifference | None
-) -> list[Finding]:
+def _schedule(a: ScheduleTable, b: ScheduleTable, known: KnownDifference | None) -> list[Finding]:
+    """How two tables differ; a registered difference holds up to its magnitude, and no further."""
     if a == b:
         return []
-    t_a, t_b = np.array(a["timesteps"]), np.array(b["timesteps"])
-    if t_a.shape != t_b.shape:
-        detail = f"{len(t_b)} timesteps; the reference has {len(t_a)}"
-        return [_finding("schedule", "timesteps", detail, len(t_a), len(t_b))]
-    moved = int((t_a != t_b).sum())
-    root_a, root_b = (np.sqrt(np.array(s["alpha_bar"])) for s in (a, b))
-    signal = root_a > 0
-    gap = np.abs(root_b - root_a)[signal] / root_a[signal]
-    worst = float(gap.max()) if gap.size else 0.0
-    detail = (
-        f"{moved} of {len(t_a)} timesteps differ, sqrt(alpha_bar) by up to {worst:.3%}"
-        + (f"; {known.says}" if known else "")
-    )  # fmt: skip
+    if len(a.timesteps) != len(b.timesteps):
+        detail = f"{len(b.timesteps)} timesteps; the reference has {len(a.timesteps)}"
+        return [_finding("schedule", "timesteps", detail, len(a.timesteps), len(b.timesteps))]
+    moved = sum(x != y for x, y in zip(a.timesteps, b.timesteps, strict=True))
+    worst = schedules.apart(a, b)
+    detail = f"{moved} of {len(a.timesteps)} timesteps differ, sqrt(alpha_bar) by up to {worst:.3%}"
+    if known:
+        detail += f"; {known.says}"
+        bound = (known.magnitude or 0.0) / len(a.timesteps)
+        if worst > bound:
+            detail += f"; that explains {bound:.3%}, and not what was found"
+            known = None
     return [
         Finding(
             kind="policy" if known else "schedule",
             name="schedule",
             component="schedule",
             detail=detail,
-            reference=a["timesteps"][:4],
-            candidate=b["timesteps"][:4],
+            reference=a.timesteps[:4],
+            candidate=b.timesteps[:4],
             known=known.id if known else None,
         )
     ]
+
+
+def _schedule_itself(role: str, table: ScheduleTable) -> list[Finding]:
+    """A side's own table that does not agree with itself: no difference, and never left unsaid."""
+    odd = schedules.inconsistent(table)
+    if odd is None:
+        return []
+    detail = f"the {role}'s own schedule does not agree with itself: {odd}"
+    return [
+        Finding(kind="hazard", name=f"schedule.{role}", component="schedule", detail=detail,
+                known="uneven_steps",
+                remedy="choose a number of steps that divides the training steps, as 50 divides 1000")
+    ]  # fmt: skip
 
 
 def compare_noise(reference: RenderRecord, candidate: RenderRecord) -> list[Finding]:

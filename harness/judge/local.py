@@ -54,7 +54,7 @@ def _collapse(data: LocalData) -> Iterator[Evidence]:
     yield words
     yield _unconditional(a, b, healthy, encoder_agrees=words.outcome == "agrees")
     yield from _image(data)
-    yield _schedule(data)
+    yield from _schedules(data)
     yield _plain("collapse.initial", "noise", a, b, "own.initial", 1e-6,
                  "initial latents from the same noise")  # fmt: skip
     yield _transformer(data)
@@ -114,40 +114,51 @@ def one_stack(a: Answers, b: Answers) -> bool:
     return a.pipeline.policies["guidance_target"] == b.pipeline.policies["guidance_target"]
 
 
-def _schedule(data: LocalData) -> Evidence:
-    """The candidate's own table against the one that its declared policy must give.
+def _schedules(data: LocalData) -> Iterator[Evidence]:
+    """Both sides' own tables against what the reference's settings give under each side's policy.
 
-    Settings are the reference's, so a setting that was lost on the way shows here.
+    The reference's comes first, because a shared match hands it to the candidate. What upstream's own
+    rule makes of a number of steps is no difference, and is said where it does not agree with itself.
     """
     a, b = data.reference.full, data.candidate.full
-    table = ScheduleTable(**b.facts["own"]["schedule"])
     settings = {
         key.removeprefix("scheduler."): value
         for key, value in a.pipeline.configs.items()
         if key.startswith("scheduler.")
     }
-    subset = str(b.pipeline.policies["schedule"]).startswith("pick")
-    if known := settings.keys() >= schedules.NEEDED:
-        timesteps, levels = schedules.expected(settings, data.case.steps, subset)
-    else:  # a pipeline that names no such settings: then the reference's own table is what must come
-        own = ScheduleTable(**a.facts["own"]["schedule"])
-        timesteps, levels = own.timesteps, np.array(own.alpha_bar)
-    kept = len(table.timesteps)  # video-to-video runs the end of the schedule only
-    value = schedules.gap(table, timesteps[-kept:], levels[-kept:])
-    why = ""
-    if known and value > schedules.TOLERANCE:
-        why = schedules.explain(table, settings, subset)
-    return Evidence(
-        stage="exact",
-        check="exact.schedule",
-        component="schedule",
-        outcome="agrees" if value <= schedules.TOLERANCE else "differs",
-        detail=f"the candidate's own schedule against the reference's settings: sqrt(alpha_bar) off"
-        f" by {value:.3g}, limit {schedules.TOLERANCE:.3g}" + (f"; {why}" if why else ""),
-        value=value,
-        limit=schedules.TOLERANCE,
-        unit="sqrt(alpha_bar)",
-    )
+    mine, other = (ScheduleTable(**side.facts["own"]["schedule"]) for side in (a, b))
+    for role, side, table in (("reference", a, mine), ("candidate", b, other)):
+        subset = str(side.pipeline.policies["schedule"]).startswith("pick")
+        wanted = schedules.Expected(
+            mine.timesteps, *map(np.array, (mine.alpha_bar, mine.alpha_bar_next))
+        )
+        if known := settings.keys() >= schedules.NEEDED:
+            wanted = schedules.expected(settings, data.case.steps, subset)
+        value = schedules.gap(table, wanted.last(len(table.timesteps)))
+        why = (
+            schedules.explain(table, settings, subset)
+            if known and value > schedules.TOLERANCE
+            else ""
+        )
+        yield Evidence(
+            stage="exact",
+            check="exact.schedule" if role == "candidate" else "exact.schedule.reference",
+            component="schedule",
+            outcome="agrees" if value <= schedules.TOLERANCE else "differs",
+            detail=f"the {role}'s own schedule against the reference's settings: sqrt(alpha_bar) off"
+            f" by {value:.3g}, limit {schedules.TOLERANCE:.3g}" + (f"; {why}" if why else ""),
+            value=value,
+            limit=schedules.TOLERANCE,
+            unit="sqrt(alpha_bar)",
+        )
+    if odd := schedules.inconsistent(mine):
+        yield Evidence(
+            stage="exact",
+            check="exact.schedule.itself",
+            component="schedule",
+            outcome="noted",
+            detail=f"the reference's own schedule does not agree with itself: {odd}",
+        )
 
 
 def _against(

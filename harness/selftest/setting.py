@@ -28,7 +28,7 @@ _CANDIDATES = {
 
 @dataclass(frozen=True)
 class Setting:
-    """One pair on the quick case of a micro model (9 frames of 64x64, 8 steps; 17 and 6 for I2V 1.0).
+    """One pair on the quick case of a micro model (9 frames of 64x64, 8 steps; 17 and 5 for I2V 1.0).
 
     `backend` is the candidate's and `reference` the other side's; both run in `dtype`. Within one
     stack `match=native` hides nothing, because both sides have the same policies; across stacks

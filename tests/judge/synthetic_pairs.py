@@ -20,7 +20,8 @@ from harness.records import PipelineRecord
 STEPS = (0, 1, 12, 25, 37, 49)
 SETTINGS = ProbeSettings((0, 1, 2, 3), (1000, 1001))
 SIZE = 512
-TABLE = ScheduleTable([999 - 20 * k for k in range(50)], [0.5] * 50, [0.6] * 50)
+_LEVELS = [0.01 + 0.019 * k for k in range(50)]
+TABLE = ScheduleTable([999 - 20 * k for k in range(50)], _LEVELS, [*_LEVELS[1:], 1.0])
 SCALE = 6.0
 CASE = Case(
     name="c", model="m", prompt="p", negative_prompt="", frames=9, height=64, width=64, steps=50,

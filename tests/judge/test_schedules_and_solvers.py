@@ -33,14 +33,14 @@ SETTINGS: dict[str, Any] = {
 def test_diffusers_tables_are_what_their_settings_say(spacing: str, steps: int) -> None:
     settings = SETTINGS | {"timestep_spacing": spacing}
     table = own_table(CogVideoXDDIMScheduler(**settings), steps)
-    assert gap(table, *expected(settings, steps, subset=False)) < 1e-9
+    assert gap(table, expected(settings, steps, subset=False)) < 1e-9
 
 
 @pytest.mark.parametrize("steps", [8, 30, 50])
 def test_sat_tables_are_what_their_settings_say(steps: int) -> None:
     table = sat_table(ScheduleConfig(0.00085, 0.012, 1000, 3.0, False, False), steps)
     exported = table.exported(table.levels)
-    assert gap(exported, *expected(SETTINGS, steps, subset=True)) < TOLERANCE
+    assert gap(exported, expected(SETTINGS, steps, subset=True)) < TOLERANCE
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_sat_tables_are_what_their_settings_say(steps: int) -> None:
 )
 def test_a_wrong_setting_is_named(wrong: dict[str, Any], said: str) -> None:
     table = own_table(CogVideoXDDIMScheduler(**(SETTINGS | wrong)), 50)
-    assert gap(table, *expected(SETTINGS, 50, subset=False)) > TOLERANCE
+    assert gap(table, expected(SETTINGS, 50, subset=False)) > TOLERANCE
     assert said in str(explain(table, SETTINGS, subset=False))
 
 
