@@ -16,6 +16,7 @@ import time
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ def report(handed: Iterable[str] = ()) -> dict[str, Any]:
         and not os.path.realpath(path).startswith(given)
         and os.path.isfile(path)
     }
-    code = {path for path in _opened if path.endswith(".py") and os.path.isfile(path)}
+    code = {file for path in _opened if path.endswith(".py") and (file := _archive(path))}
     interpreter = (f"{sys.prefix}/", f"{sys.base_prefix}/")
     alone = (*_NO_SIBLINGS, str(Path.home()))
     folders = {
@@ -130,7 +131,10 @@ def loaded() -> dict[str, list[int]]:
     after this process began."""
     found: dict[str, list[int]] = {}
     for path in report()["files"]:
-        status = os.stat(path)
+        try:
+            status = os.stat(path)
+        except OSError:  # a library's temporary file
+            continue
         late = max(status.st_mtime_ns, status.st_ctime_ns) > _since[0]
         found[path] = [] if late else [status.st_size, status.st_mtime_ns, status.st_ino]
     return found
@@ -138,12 +142,13 @@ def loaded() -> dict[str, list[int]]:
 
 def _module_files() -> set[str]:
     named = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
-    files = {os.path.abspath(name) for name in named if isinstance(name, str)}
-    return {file for file in map(_archive, files) if file}
+    return {file for name in named if isinstance(name, str) and (file := _archive(name))}
 
 
+@cache
 def _archive(path: str) -> str:
     """The file itself, or the archive that it lies in; empty if neither is there."""
+    path = os.path.abspath(path)
     while not os.path.isfile(path):
         if os.path.isdir(path) or path == os.path.dirname(path):
             return ""
@@ -158,14 +163,16 @@ def _mapped() -> set[str]:
     except OSError:
         return set()
     paths = {line[5].strip() for line in lines if len(line) == 6 and "x" in line[1]}
-    return {path for path in paths if path.startswith("/") and os.path.isfile(path)}
+    return {file for path in paths if path.startswith("/") and (file := _archive(path))}
 
 
+@cache
 def _lent() -> str:
     """The folder through which a worker sees this project's `backends`; another for every worker."""
     return os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
+@cache
 def _true(path: str) -> str:
     """A path that is the same in every worker."""
     lent = f"{_lent()}/"

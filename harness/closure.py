@@ -17,14 +17,15 @@ import secrets
 import time
 from collections.abc import Callable
 from importlib.machinery import PathFinder
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypedDict
 
-from harness.digests import file_digest, folder_digests
+from harness.digests import file_digest, folder_digests, last_change_ns
 from harness.errors import explained_writing
 from harness.store import Store, content_key
 
-_FRESH_S = 1.0
+_FRESH_NS = 1_000_000_000
 """A list is digested again after this time; a thousand files are looked at in some milliseconds."""
 _POLL_S = 0.5
 
@@ -49,7 +50,7 @@ class Closure:
         self._store = store
         self._made: dict[str, str] = {}
         self._lists: dict[str, Reads] = {}
-        self._states: dict[str, tuple[float, str]] = {}
+        self._states: dict[str, tuple[int, str]] = {}
 
     def key(self, declared: str) -> str | None:
         """The true key of what is declared as `declared`; None if it is not known what that reads."""
@@ -77,8 +78,8 @@ class Closure:
         if not self._has_list(name):
             self._lists[name] = reads
             self._write(self._path("reads", name), dict(reads))
-        self._states.pop(name, None)
-        state = self._state(name)
+        # Where nothing changed since then, any digest made since is that of now.
+        state = self._state(name, since)
         if _changed_since(reads, since):
             self._made[declared] = content_key(
                 {"declared": declared, "once": secrets.token_hex(16)}
@@ -105,12 +106,13 @@ class Closure:
                     with self._store.staged(kind, declared, lambda: self._made[declared]) as folder:
                         self.learn(declared, make(folder))
 
-    def _state(self, name: str) -> str:
-        """One digest over all that the list `name` names, as it is now."""
-        at, state = self._states.get(name, (-_FRESH_S, ""))
-        if time.monotonic() - at >= _FRESH_S:
-            state = _digest(self._lists[name])
-            self._states[name] = (time.monotonic(), state)
+    def _state(self, name: str, since_ns: int | None = None) -> str:
+        """One digest over all that the list `name` names: as it is now, or was after `since_ns`."""
+        oldest = time.time_ns() - _FRESH_NS if since_ns is None else since_ns
+        at, state = self._states.get(name, (0, ""))
+        if at < oldest:
+            at, state = time.time_ns(), _digest(self._lists[name])
+            self._states[name] = (at, state)
         return state
 
     def _has_list(self, name: str) -> bool:
@@ -156,15 +158,5 @@ def _origin(name: str, path: list[str]) -> str | None:
 
 
 def _changed_since(reads: Reads, since_ns: int) -> bool:
-    folders = [
-        Path(folder) / name for folder in reads["folders"] for name in folder_digests(folder)
-    ]
-    return any(_touched(path) > since_ns for path in [*map(Path, reads["files"]), *folders])
-
-
-def _touched(path: Path) -> int:
-    try:
-        status = path.stat()
-    except OSError:
-        return 0
-    return max(status.st_mtime_ns, status.st_ctime_ns)
+    beside = (f"{folder}/{name}" for folder in reads["folders"] for name in folder_digests(folder))
+    return any(last_change_ns(path) > since_ns for path in chain(reads["files"], beside))

@@ -84,6 +84,15 @@ def file_digest(path: str | Path) -> str:
         return f"unreadable: {error.strerror}"
 
 
+def last_change_ns(path: str) -> int:
+    """When a file's content or place changed last, in nanoseconds; 0 if it is not there."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0
+    return max(status.st_mtime_ns, status.st_ctime_ns)
+
+
 def folder_digests(folder: str | Path) -> dict[str, str]:
     """The digest of every file directly in `folder`, by name."""
     try:

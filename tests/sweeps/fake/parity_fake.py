@@ -44,6 +44,9 @@ class _Pipeline:
     def identity(self) -> Identity:
         return Identity({"transformer.a": "0"}, {"transformer": "float32"}, {"steps": "own"})
 
+    def modules(self) -> dict:
+        return {}
+
     def policies(self) -> Policies:
         return Policies("linear", "zeros", "float32", "velocity", 1e-5, "round")
 
