@@ -9,7 +9,8 @@ one runs its code. It registers functions, and a variant asks for one by name:
     def no_rope(pipeline):
         pipeline.native().transformer.register_to_config(use_rotary_positional_embeddings=False)
 
-The function receives the opened `Pipeline` (stages, `modules()`, `native()`). Returning None says that
+The function receives the opened `Pipeline` (stages, `modules()`, `native()`). One that changes nothing
+is an error. Returning None says that
 it altered the pipeline in place; a returned `Pipeline` takes the opened one's place, and then closes
 it in its own `close`. The native run and the stages must stay the same computation: alter modules,
 configs and the native object, or wrap both.
@@ -95,9 +96,26 @@ def names() -> list[str]:
 
 
 def apply(name: str, pipeline: Pipeline) -> Pipeline:
-    """Apply patch `name`; return the pipeline to use from now on."""
-    replacement = _patch(name)(pipeline)
-    return pipeline if replacement is None else replacement
+    """Apply patch `name`; return the pipeline to use from now on.
+
+    Raises `InvalidRequest` if it changed nothing: a pass would then compare a pipeline with itself.
+    """
+    from backends.footprint import Footprint
+
+    function = _patch(name)
+    pipeline.modules()  # a pipeline may keep the list that it makes here
+    before = Footprint(pipeline, function.__module__)
+    replacement = function(pipeline)
+    if replacement is not None and replacement is not pipeline:
+        return replacement
+    if not before.changed():
+        raise InvalidRequest(
+            f"patch {name!r} changed nothing: no weight, setting, hook or method of the opened pipeline,"
+            " and no function of its stack, is another one than before. Check the names of modules and"
+            " attributes that it looks for (`pipeline.modules()` lists them) and the conditions under"
+            " which it acts"
+        )
+    return pipeline
 
 
 def _check_plugin(module_name: str) -> ModuleSpec:

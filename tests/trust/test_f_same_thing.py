@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+import torch
 
+from backends import patches, registry
+from backends.errors import InvalidRequest
 from harness import report, session
 from harness.compose import compose_tree
 from harness.config import RunConfig, build
@@ -15,6 +21,7 @@ from harness.connect import in_process
 from harness.folders import conf_folders
 from harness.records import RunResult
 from harness.repetition import with_repetition_said
+from harness.selftest.catalogue import Fault, faults
 from tests.report.synthetic_runs import Synthetic
 
 TINY = ("cases.micro_2b_quick.steps=2", "cases.micro_2b_quick.sampler=ddim",
@@ -113,3 +120,116 @@ def test_a_pair_that_cannot_exist_is_no_pass_unless_allowed(tmp_path: Path) -> N
     assert allowed.exit_code == 0
     alone = [*adding("bad"), "candidates.bad.attention=efficient", "judge.allow_unsupported=true"]
     assert ran(config(tmp_path, *alone))[1].exit_code == 3, "nothing was compared at all"
+
+
+def _misspelt_module(pipeline: Any) -> None:
+    for name, module in pipeline.modules().items():
+        if name.endswith("atn1"):
+            module.register_forward_hook(lambda *_: None)
+
+
+def _misspelt_attribute(pipeline: Any) -> None:
+    pipeline.native().transformer.scailing = 2.0
+    pipeline.native().vae.use_tilling = True
+
+
+def _misspelt_setting(pipeline: Any) -> None:
+    pipeline.native().transformer.register_to_config(use_rotary_positional_embedings=False)
+
+
+def _false_condition(pipeline: Any) -> None:
+    if pipeline.native().transformer.config.num_layers > 1000:
+        pipeline.native().transformer.proj_out.weight.data.mul_(2)
+
+
+def _times_one(pipeline: Any) -> None:
+    pipeline.native().transformer.proj_out.weight.data.mul_(1.0)
+
+
+def _copied(pipeline: Any) -> None:
+    part = pipeline.native().transformer.proj_out
+    part.weight = torch.nn.Parameter(part.weight.detach().clone())
+
+
+IDLE = [_misspelt_module, _misspelt_attribute, _misspelt_setting, _false_condition, _times_one,
+        _copied, lambda pipeline: None, lambda pipeline: pipeline]  # fmt: skip
+
+
+def _hidden_write(pipeline: Any) -> None:
+    pipeline.native().transformer.proj_out.weight.data[0, 0] += 1e-3
+
+
+def _own_method(pipeline: Any) -> None:
+    scheduler = pipeline.native().scheduler
+    scheduler.step = functools.partial(type(scheduler).step, scheduler)
+
+
+def _known_setting(pipeline: Any) -> None:
+    pipeline.native().transformer.register_to_config(use_rotary_positional_embeddings=True)
+
+
+def _hook(pipeline: Any) -> None:
+    pipeline.modules()["transformer.proj_out"].register_forward_hook(lambda *_: None)
+
+
+def _stack_function(pipeline: Any) -> None:
+    module = sys.modules[type(pipeline.native()).__module__]
+    name = "retrieve_timesteps"
+    setattr(module, name, functools.wraps(getattr(module, name))(lambda *a, **k: None))
+
+
+def _thread(pipeline: Any) -> None:
+    torch.set_num_threads(torch.get_num_threads() + 1)
+
+
+@pytest.fixture(scope="module")
+def idle_pipeline() -> Any:
+    pipeline = registry.load("diffusers").open("micro-2b", {"device": "cpu", "dtype": "float32"})
+    yield pipeline
+    pipeline.close()
+
+
+def _applied(function: Any, pipeline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patches, "_registered", {"tried": function})
+    patches.apply("tried", pipeline)
+
+
+@pytest.mark.parametrize("function", IDLE)
+def test_a_patch_that_changed_nothing_is_an_error(
+    function: Any, idle_pipeline: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InvalidRequest, match=r"'tried' changed nothing: .* Check the names"):
+        _applied(function, idle_pipeline, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "function", [_hidden_write, _own_method, _known_setting, _hook, _stack_function, _thread]
+)
+def test_whatever_can_be_reached_counts(
+    function: Any, idle_pipeline: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = sys.modules[type(idle_pipeline.native()).__module__]
+    threads, kept = torch.get_num_threads(), module.retrieve_timesteps
+    try:
+        _applied(function, idle_pipeline, monkeypatch)
+    finally:
+        torch.set_num_threads(threads)
+        module.retrieve_timesteps = kept
+
+
+def one_of_each_plugin() -> dict[str, Fault]:
+    return {f.plugin: f for f in faults() if f.planted != "options" and f.plugin is not None}
+
+
+@pytest.mark.parametrize("plugin", sorted(one_of_each_plugin()))
+def test_patches_of_every_kind_count_as_acting(plugin: str) -> None:
+    """All 200 of the catalogue do; here one of each module of them."""
+    row = one_of_each_plugin()[plugin]
+    config = build(compose_tree(list(row.settings[0].overrides()), conf_folders(None)))
+    candidate = config.candidates[0]
+    pipeline = registry.load(candidate.backend).open(config.cases[0].model, candidate.options)
+    try:
+        patches.load_plugin(plugin)
+        patches.apply(row.id, pipeline)
+    finally:
+        pipeline.close()
