@@ -246,7 +246,7 @@ def _places(
             a, b = scan_pair(prober, data, sides, _ROOTS[component], step)
         except (RemoteError, WorkerError):
             continue  # the difference stands; only its place is unknown
-        place = locate(a, b, OTHER_MEMBERS, item.step)
+        place = locate(a, b, OTHER_MEMBERS, item.step, one_stack(a, b))
         if place is not None:
             found[component] = place
     return found
