@@ -160,8 +160,37 @@ def _finding(
         candidate=related[0].candidate if related else None,
         component=component,
         block=None if place is None else place.module,
-        remedy=next((f.remedy for f in related if f.remedy), _REMEDIES[component]),
+        remedy=next((f.remedy for f in related if f.remedy), None)
+        or _advice(component, item)
+        or _REMEDIES[component],
     )
+
+
+def _advice(component: Component, item: Evidence) -> str | None:
+    """What this very check says to do; None where its component's general advice is as good."""
+    if OVERFLOWS in item.detail:
+        return (
+            "run it in bfloat16, whose range is that of float32, or in float32; the code computes the"
+            " same in float32"
+        )
+    if item.setting is not None:
+        return f"set {item.setting} as the reference has it"
+    if component == "noise" and not item.check.endswith(".initial"):
+        return (
+            "compare the noise that the solver draws at each step: its generator, shape and order"
+        )
+    if component == "loop" and item.check.endswith(".between"):
+        return "compare what the loop does to latents between two steps: casts, scaling, callbacks"
+    if component == "loop" and item.check.endswith(".transformer") and item.step == 0:
+        return (
+            "compare what is different at the first call: weights that are loaded, moved or cast after"
+            " it, compilation, a cache that is still empty"
+        )
+    return None
+
+
+OVERFLOWS = "the dtype cannot hold its values"
+"""Ends the detail of a check whose values overflow at the run's precision, and not in float32."""
 
 
 def summarise(
@@ -193,4 +222,5 @@ def summarise(
 
 def _label(finding: Finding) -> str:
     share = "" if finding.share is None else f", {finding.share:.0%} of the squared gap"
-    return f"{finding.component}{share}"
+    setting = "" if finding.name == finding.component else f": {finding.name}"
+    return f"{finding.component}{setting}{share}"

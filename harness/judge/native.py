@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from backends.base import Case, ScheduleTable
 from harness.frames import quantise
 from harness.judge.draws import tape_noise
+from harness.judge.frames_fault import frames_fault
 from harness.judge.limits import UNIT_ROUNDOFF, limit, relative
 from harness.judge.solver import REPLAY_LIMIT, replay
 from harness.local_probe import PRECISE, TRANSFORMER_MEMBERS, LocalData
@@ -258,7 +259,8 @@ def _frames(links: Links, local: LocalData) -> Iterator[Evidence]:
     if expected.shape != came.shape:
         yield _evidence(
             links, "frames", "frames",
-            f"frames of shape {came.shape} where its latents decode to {expected.shape}",
+            f"frames of shape {came.shape} where its latents decode to {expected.shape}"
+            f"{_kind(expected, came)}",
             math.inf, FRAME_LIMIT, "grey levels",
         )  # fmt: skip
         return
@@ -267,16 +269,26 @@ def _frames(links: Links, local: LocalData) -> Iterator[Evidence]:
     frames = np.sqrt((gap**2).mean(axis=(1, 2, 3)))
     tiles = np.sqrt(_tiled(gap**2))
     bias = np.abs(gap.mean(axis=(1, 2)))
+    kind = ""
     for name, values, bound, what in (
         ("frames", frames, FRAME_LIMIT, "worst frame against its own latents decoded"),
         ("region", tiles, TILE_LIMIT, "worst region against its own latents decoded"),
         ("bias", bias, BIAS_LIMIT, "mean colour of the worst frame against its latents decoded"),
     ):
         flat = values.reshape(len(values), -1).max(axis=1)
-        yield _evidence(
+        found = _evidence(
             links, name, "frames", what, float(flat.max()),
             bound + 4 * slack, "grey levels", None,
         )  # fmt: skip
+        if found.outcome == "differs":
+            kind = kind or f", worst in frame {int(flat.argmax())}{_kind(expected, came)}"
+            found = found.model_copy(update={"detail": found.detail + kind})
+        yield found
+
+
+def _kind(expected: NDArray[np.float64], came: NDArray[np.float64]) -> str:
+    found = frames_fault(expected, came)
+    return f"; {found.kind}: {found.told}"
 
 
 def _decoder_error(local: LocalData) -> float:
