@@ -20,7 +20,7 @@ from backends.offload_audit import audit_offload
 from backends.questions import Question, nearest
 from backends.scan import scanning
 from backends.stand_in import answering
-from backends.trace import sketch
+from backends.trace import digest, sketch
 
 
 @dataclass
@@ -51,6 +51,8 @@ def answer(
     answers = Answers()
     kinds: dict[str, Callable[[_Asked], None]] = {
         "own": _own,
+        "start": _start,
+        "varied": _varied,
         "text": _text,
         "trajectory": _trajectory,
         "predict": _predict,
@@ -142,10 +144,36 @@ def _own(asked: _Asked) -> None:
         image = run.encode_image(tape)
     if image is not None:
         asked.put("image", image)
+    # A pipeline of another package may know of no clips.
+    encode_clip = getattr(run, "encode_clip", None)
+    clip = None if encode_clip is None else encode_clip(NoiseTape(asked.question.seed))
+    if clip is not None:
+        asked.put("clip", clip)
     with asked.noting("clip"):
         initial = run.initial_latents(tape)
     asked.put("initial", initial)
     asked.answers.facts[asked.question.id] = {"schedule": asdict(run.schedule)}
+
+
+def _start(asked: _Asked) -> None:
+    run, tape = asked.pipeline.prepare(asked.case, Inputs()), NoiseTape(asked.question.seed)
+    run.encode_image(tape)
+    asked.put("initial", run.initial_latents(tape))
+
+
+def _varied(asked: _Asked) -> None:
+    tape = NoiseTape(asked.question.seed)
+    run = asked.run(tape)
+    latents, sketches, seen = run.initial_latents(tape), list[Tensor](), dict[str, Any]()
+    for step in asked.question.steps:
+        branches = run.predict(latents, step).branches
+        asked.answers.guided_calls += 1
+        sketches.append(sketch(branches))
+        finite = bool(torch.isfinite(branches).all())
+        seen[str(step)] = {"digest": digest(branches), "finite": finite}
+    asked.put("initial", latents)
+    asked.put("sketches", torch.stack(sketches))
+    asked.answers.facts[asked.question.id] = seen
 
 
 def _text(asked: _Asked) -> None:

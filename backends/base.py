@@ -210,6 +210,10 @@ class Run(Protocol):
         """
         ...
 
+    def encode_clip(self, tape: NoiseTape) -> Tensor | None:
+        """Encode and scale the case's clip: (1, T, C, H, W) without noise. None without one."""
+        ...
+
     def initial_latents(self, tape: NoiseTape) -> Tensor:
         """Draw and scale the initial latents. For video-to-video, noise the encoded clip."""
         ...

@@ -36,6 +36,8 @@ class DiffusersRun:
         self._guided = case.guidance_scale > 1.0
         self._texts: dict[str, Tensor] = {}
         self._multistep: tuple[int, Tensor] | None = None
+        # As users pass one. Nothing is drawn from it: whoever asks for it is served by the tape.
+        self._generator = torch.Generator()
         latent_dtype = stack.dtype
         if inputs.latent_dtype is not None:
             latent_dtype = torch_dtype("shared latent_dtype", inputs.latent_dtype)
@@ -85,9 +87,27 @@ class DiffusersRun:
                 self._picture = self._conditioning.picture_latents(tape)
         return self._picture
 
+    def encode_clip(self, tape: NoiseTape) -> Tensor | None:
+        """What the pipeline would bring to a noise level, caught before it does."""
+        if self._conditioning.clip is None:
+            return None
+        encoded: list[Tensor] = []
+
+        def keep(clean: Tensor, _noise: Tensor, _timesteps: Tensor) -> Tensor:
+            encoded.append(clean)
+            return clean
+
+        scheduler = self._solver.scheduler
+        with patch.object(scheduler, "add_noise", keep):
+            self._noised_clip(tape)
+        return encoded[0]
+
     def initial_latents(self, tape: NoiseTape) -> Tensor:
         if self._conditioning.clip is None:
             return self._noise(tape) * self._solver.scheduler.init_noise_sigma
+        return self._noised_clip(tape)
+
+    def _noised_clip(self, tape: NoiseTape) -> Tensor:
         dtype, first = self._solver.latent_dtype, self._timestep(0)
         with (
             self._stack.in_force(),
@@ -119,7 +139,7 @@ class DiffusersRun:
         velocity = prediction.velocity.to(self._stack.device)
         latents = self._own(latents)
         self._solver.begin(latents)
-        common = {"eta": 0.0, "generator": None, "return_dict": False}
+        common = {"eta": 0.0, "generator": self._generator, "return_dict": False}
         with self._stack.in_force(), draws_from(tape), self._solver.attached(tape, _unseen, step):
             if self._case.sampler == "ddim":
                 return scheduler.step(velocity, timestep, latents, **common)[0]
@@ -182,6 +202,7 @@ class DiffusersRun:
                     num_inference_steps=case.steps,
                     guidance_scale=case.guidance_scale,
                     use_dynamic_cfg=case.dynamic_guidance,
+                    generator=self._generator,
                     output_type="np",
                     max_sequence_length=stack.text_length,
                 ).frames

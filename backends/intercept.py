@@ -36,31 +36,35 @@ def draws_from(tape: NoiseTape) -> Generator[None]:
     """Within the block, every standard-normal draw of torch comes from `tape`.
 
     Covers `torch.randn`, `torch.randn_like`, `torch.normal` and `Tensor.normal_`. The result has the
-    dtype and device the caller asked for, rounded from the tape's float32. Raises `TapeError` when
+    dtype and device the caller asked for, rounded from the tape's float32. The tape notes whether the
+    caller named a generator or left it to the global one. Raises `TapeError` when
     the tape refuses a draw, or when a global generator advanced although nothing may draw from it.
     """
 
-    def serve(shape: tuple[int, ...], dtype: torch.dtype, device: Any) -> torch.Tensor:
-        return torch.from_numpy(tape.draw(shape)).to(device=device, dtype=dtype)
+    def serve(shape: tuple[int, ...], dtype: torch.dtype, device: Any, asked: Any) -> torch.Tensor:
+        generator = "global" if asked.get("generator") is None else "passed"
+        return torch.from_numpy(tape.draw(shape, generator)).to(device=device, dtype=dtype)
 
     def randn(*size: Any, **kwargs: Any) -> torch.Tensor:
         shape = _shape(size) if size else _shape((kwargs["size"],))
         dtype = kwargs.get("dtype") or torch.get_default_dtype()
-        return serve(shape, dtype, kwargs.get("device"))
+        return serve(shape, dtype, kwargs.get("device"), kwargs)
 
     def randn_like(x: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         dtype = kwargs.get("dtype") or x.dtype
-        return serve(tuple(x.shape), dtype, kwargs.get("device") or x.device)
+        return serve(tuple(x.shape), dtype, kwargs.get("device") or x.device, kwargs)
 
-    def normal_(x: torch.Tensor, mean: float = 0.0, std: float = 1.0, **_: Any) -> torch.Tensor:
-        return x.copy_(serve(tuple(x.shape), torch.float32, x.device) * std + mean)
+    def normal_(
+        x: torch.Tensor, mean: float = 0.0, std: float = 1.0, **kwargs: Any
+    ) -> torch.Tensor:
+        return x.copy_(serve(tuple(x.shape), torch.float32, x.device, kwargs) * std + mean)
 
     def normal(mean: Any, std: Any = 1.0, size: Any = None, **kwargs: Any) -> torch.Tensor:
         like = next((v for v in (mean, std) if isinstance(v, torch.Tensor)), None)
         shape = tuple(size) if like is None else tuple(like.shape)
         dtype = kwargs.get("dtype") or (torch.float32 if like is None else like.dtype)
         device = kwargs.get("device") or (None if like is None else like.device)
-        return serve(shape, dtype, device) * std + mean
+        return serve(shape, dtype, device, kwargs) * std + mean
 
     before = _generator_states()
     with (

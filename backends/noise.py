@@ -119,6 +119,8 @@ class Draw:
     """One draw that was taken: where, in which shape, and the hash of its float32 bytes.
 
     `optional` marks a draw beyond the fewest that every stack makes there; its value cannot matter.
+    `generator` is the one that the stack asked for it, `passed` or `global`; None where the adapter
+    drew in its stead.
     """
 
     stage: Stage
@@ -127,6 +129,7 @@ class Draw:
     shape: tuple[int, ...]
     sha256: str
     optional: bool
+    generator: str | None = None
 
 
 def expected_step_draws(sampler: str, step: int, steps: int) -> tuple[int, int]:
@@ -181,8 +184,8 @@ class NoiseTape:
                 f" {fewest}; its sampler skips a draw, so its random stream is shifted"
             )
 
-    def draw(self, shape: Sequence[int]) -> NDArray[np.float32]:
-        """Return the next draw of the open stage as float32 of `shape`."""
+    def draw(self, shape: Sequence[int], generator: str | None = None) -> NDArray[np.float32]:
+        """Return the next draw of the open stage as float32 of `shape`; `generator` as in `Draw`."""
         came = tuple(int(n) for n in shape)
         if self._open is None:
             raise TapeError(
@@ -201,7 +204,7 @@ class NoiseTape:
         values = standard_normal(self.seed, slot, came)
         sha256 = hashlib.sha256(values.tobytes()).hexdigest()
         optional = self._served >= fewest
-        self.draws.append(Draw(stage, step, self._served, came, sha256, optional))
+        self.draws.append(Draw(stage, step, self._served, came, sha256, optional, generator))
         self._served += 1
         return values
 

@@ -6,7 +6,11 @@ accumulated. Tensors are named in one safetensors file; the answer to question `
 (`backends.healthy`) under which it is answered.
 
     kind         needs                gives
-    own          seed                 text, negative_text, initial, image (if any); the schedule
+    own          seed                 text, negative_text, initial, image and clip (if any); the
+                                      schedule
+    start        seed                 initial, alone
+    varied       seed, steps          initial; sketches (K, 512) of the branches at each step k on it,
+                                      their digests, and whether each is finite
     text         prompts              <i>.text for each prompt
     trajectory   seed, steps          <k>.in, <k>.velocity, <k>.branches for each step k; clean
     predict      seed, steps, source  <k>.velocity, <k>.branches on `<source>.<k>.in`
@@ -42,8 +46,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 Kind = Literal[
-    "own", "text", "trajectory", "predict", "solve", "decode", "scan", "run", "guide", "advance",
-    "in_use",
+    "own", "start", "varied", "text", "trajectory", "predict", "solve", "decode", "scan", "run", "guide",
+    "advance", "in_use",
 ]  # fmt: skip
 
 

@@ -74,7 +74,9 @@ class TraceRecorder:
         self._input_sketches.append(sketch(latents))
         self._velocity_sketches.append(sketch(velocity))
         self._latents_sketches.append(sketch(result))
-        if step in self._probe_steps:
+        broken = [not (s.velocity_finite and s.latents_finite) for s in self.steps]
+        # Where it first broke, its input tells in which module.
+        if step in self._probe_steps or (broken[-1] and not any(broken[:-1])):
             for name, tensor in (("in", latents), ("velocity", velocity), ("out", result)):
                 self._full[f"step_{step}.{name}"] = tensor.detach().cpu().contiguous().clone()
         self.final_latents = result

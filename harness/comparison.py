@@ -7,7 +7,7 @@ second look: if the rest then agrees, it is that option, named, and not a bug.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -26,11 +26,18 @@ from harness.judge.arguments import (
 )
 from harness.judge.blocks import Place, first_non_finite, locate
 from harness.judge.distances import same_result
+from harness.judge.draws import judge_generators
 from harness.judge.jumps import judge_jumps
 from harness.judge.known import known_difference
 from harness.judge.local import judge_local, one_stack
 from harness.judge.narrow import settle
-from harness.judge.native import healthy_velocity, judge_itself, judge_native, judge_walk
+from harness.judge.native import (
+    healthy_velocity,
+    judge_finite,
+    judge_itself,
+    judge_native,
+    judge_walk,
+)
 from harness.judge.native_arguments import judge_native_arguments
 from harness.judge.schedules import judge_policy
 from harness.local_probe import (
@@ -49,9 +56,11 @@ from harness.native_probe import (
     beyond_the_render,
     probe_links,
     read_trace,
+    scan_of_break,
     schedule_used,
+    shared_with,
 )
-from harness.prober import Answers, Prober, Target
+from harness.prober import Answers, Array, Prober, Shared, Target
 from harness.records import Component, Coverage, Evidence, Finding, PipelineRecord, RenderRecord
 from harness.store import Store
 from harness.worker_client import RemoteError
@@ -121,6 +130,8 @@ def compare_locally(
         data, evidence = _look(prober, case, reference, candidate, settings, member)
         probed = candidate
         walks += _own_schedules(store, data, renders)
+        alike = one_stack(data.reference.full, data.candidate.full)
+        walks += [e for pair in renders[:1] for e in judge_generators(*pair, alike)]
         declared = [_changed(key, case, value) for key, value in changed.items()]
         if any(e.outcome == "differs" for e in evidence):
             keys = _declared(reference, candidate)
@@ -131,11 +142,13 @@ def compare_locally(
                 probed = equal
     except (RemoteError, WorkerError) as error:
         return Local([*walks, _unscored(error)], [], None, prober.fresh_calls - before)
+    broken, modules = _breaks(prober, store, case, (reference, candidate), renders)
+    walks += broken
     handed = [] if declared else [_handed(store, data, pair) for pair in renders]
     # From here on a question that cannot be answered leaves what was already found as it is.
     sides = (reference, candidate)
     judged = prober.fresh_calls
-    places = _places(prober, data, sides, evidence) | _overflow(prober, data, candidate)
+    places = _places(prober, data, sides, evidence) | _overflow(prober, data, candidate) | modules
     locating = prober.fresh_calls - judged
     try:
         links = _links(prober, store, case, sides, renders, data, member, bool(declared))
@@ -275,12 +288,72 @@ def compare_equal(
     case: Case,
     sides: tuple[Target, Target],
     record: RenderRecord,
-) -> Evidence:
+) -> Local:
     """The short look at a pair whose renders are equal in every bit; see `beyond_the_render`."""
+    before = prober.fresh_calls
     try:
-        return beyond_the_render(prober, store, case, sides, record)
+        found, latents = beyond_the_render(prober, store, case, sides, record)
     except (RemoteError, WorkerError) as error:
-        return _unscored(error)
+        return Local([_unscored(error)], [], None, prober.fresh_calls - before)
+    places: dict[Component, Place] = {}
+    if latents is not None and found.step is not None and found.seed is not None:
+        at = found.seed, found.step
+        places = _broken_module(prober, case, Shared(), sides[1], latents, at)
+    return Local([found], [], None, prober.fresh_calls - before, places)
+
+
+def joined(short: Local, local: Local) -> Local:
+    """The local comparison after a short look that differed. What that saw in some calls only, the
+    comparison may not meet again, and it stays."""
+    kept = [e for e in short.evidence if e.component is not None]
+    return replace(
+        local,
+        evidence=[*kept, *local.evidence],
+        guided_calls=short.guided_calls + local.guided_calls,
+        places={**local.places, **short.places},
+    )
+
+
+def _broken_module(
+    prober: Prober,
+    case: Case,
+    shared: Shared,
+    side: Target,
+    latents: Array,
+    at: tuple[int, int],
+) -> dict[Component, Place]:
+    """The module that first makes something not finite in the call at `at` (seed, step), if it does so
+    again when asked."""
+    try:
+        scan = scan_of_break(prober, case, shared, side, latents, at)
+    except (RemoteError, WorkerError):
+        return {}
+    place = first_non_finite(scan, at[1])
+    return {} if place is None else {"transformer": place}
+
+
+def _breaks(
+    prober: Prober,
+    store: Store,
+    case: Case,
+    sides: tuple[Target, Target],
+    renders: Sequence[tuple[RenderRecord, RenderRecord]],
+) -> tuple[list[Evidence], dict[Component, Place]]:
+    """Where a finished run first stopped being finite: its seed, step and component, and the module."""
+    found: list[Evidence] = []
+    places: dict[Component, Place] = {}
+    for pair in renders:
+        for role, side, record in zip(ROLES, sides, pair, strict=True):
+            broken = judge_finite(role, record)
+            if broken is None or any(e.check == broken.check for e in found):
+                continue
+            found.append(broken)
+            latents = read_trace(store, record).get(f"step_{broken.step}.in")
+            if broken.component == "transformer" and latents is not None:
+                at = record.seed, broken.step or 0
+                shared = shared_with(store, record)
+                places |= _broken_module(prober, case, shared, side, latents, at)
+    return found, places
 
 
 def _unscored(error: Exception) -> Evidence:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from backends.base import Case, Variant
 from harness.audits import with_audits
-from harness.comparison import Local, compare_equal, compare_locally, equalising
+from harness.comparison import Local, compare_equal, compare_locally, equalising, joined
 from harness.config import CandidateSpec, RunConfig
 from harness.errors import WorkerError
 from harness.judge import Renders, exact_findings, judge_pair, needs_probe
@@ -182,10 +182,11 @@ class Judging:
         )
         if any(r.status != "ok" for side in sides for r in side):
             return  # the pair's verdict is that status
+        short = None
         if not any(needs_probe(self._store, a, b) for a, b in sides):
             short = compare_equal(prober, self._store, pair.case, targets, sides[0][0])
-            if short.outcome != "differs":
-                self._local[_key(pair)] = Local([short], [], None, 0)
+            if all(e.outcome != "differs" for e in short.evidence):
+                self._local[_key(pair)] = short
                 return
         local = compare_locally(
             prober,
@@ -197,6 +198,7 @@ class Judging:
             self._equalising(pair),
             pair.candidate.case,
         )
+        local = local if short is None else joined(short, local)
         self._local[_key(pair)] = self._with_shares(prober, pair, targets, local, sides[0])
 
     def _with_shares(

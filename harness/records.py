@@ -68,8 +68,10 @@ class RenderRecord(Record):
     `key` addresses it in the store; `member` is the healthy member that it was rendered as. `case`
     and `variant` are what was asked, `share` the factors taken from the reference and `inputs_key`
     where they lie; `own_inputs_key` is where the variant's own lie, taken or not. `trace` is a stack's
-    traceback if it crashed. `status` other than `ok` has a `message` and no frames. `pipeline_key`
-    addresses the `PipelineRecord`. Times are seconds, memory GiB.
+    traceback if it crashed. `generators` are those that its draws were asked of, by stage (`initial`,
+    `image`, `step`), where the stack asked and not the adapter. `status` other than `ok` has a
+    `message` and no frames. `pipeline_key` addresses the `PipelineRecord`. Times are seconds, memory
+    GiB.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -88,6 +90,7 @@ class RenderRecord(Record):
     frames: Frames | None = None
     latents_digest: str | None = None
     tape_digest: str | None = None
+    generators: dict[str, list[str]] = {}
     steps: list[Step] = []
     guided_calls: int = 0
     open_s: float | None = None

@@ -8,7 +8,7 @@ processes share the work; nobody waits for a lease while holding one.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -308,7 +308,7 @@ class _Lane:
             )
             key = self._learn(address.declared)
             frames = keep_frames(folder, result.pop("frames_digest"), job.case.fps)
-            del result["draws"]
+            result["generators"] = _generators(result.pop("draws"))
             record = RenderRecord.model_validate(
                 {
                     **blank.model_dump(),
@@ -362,3 +362,13 @@ def _reason(error: RemoteError | WorkerError) -> tuple[Status, str, str | None]:
 
 def _failed(blank: RenderRecord, status: Status, message: str, trace: str | None) -> RenderRecord:
     return blank.model_copy(update={"status": status, "message": message, "trace": trace})
+
+
+def _generators(draws: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Which generators a stack asked for its draws of each stage."""
+    found: dict[str, list[str]] = {}
+    for draw in draws:
+        asked = found.setdefault(draw["stage"], [])
+        if draw["generator"] is not None and draw["generator"] not in asked:
+            asked.append(draw["generator"])
+    return {stage: sorted(asked) for stage, asked in found.items() if asked}

@@ -56,8 +56,8 @@ class AlteredTape(NoiseTape):
         with self._inner.stage(stage, step, fewest, most, shape):
             yield
 
-    def draw(self, shape: Sequence[int]) -> Values:
-        drawn, place = self._inner.draw(shape), self._where
+    def draw(self, shape: Sequence[int], generator: str | None = None) -> Values:
+        drawn, place = self._inner.draw(shape, generator), self._where
         self._where = Place(place.seed, place.stage, place.step, place.index + 1)
         return np.ascontiguousarray(self._change(place, drawn), dtype=np.float32)
 

@@ -26,6 +26,10 @@ from backends.sat.samplers import Draw, make_solver
 InForce = Callable[[], AbstractContextManager[None]]
 
 
+_GENERATOR = "global"
+"""SAT draws with `torch.randn` and `torch.randn_like`, from the process's own generator."""
+
+
 class _TapeNoise:
     """The tape as the engine's source of noise; draws are float32, as SAT's are."""
 
@@ -34,12 +38,12 @@ class _TapeNoise:
 
     def initial(self, shape: tuple[int, ...]) -> Tensor:
         with self._tape.stage("initial", 0, 1, 1, shape):
-            return torch.from_numpy(self._tape.draw(shape))
+            return torch.from_numpy(self._tape.draw(shape, _GENERATOR))
 
     @contextmanager
     def image(self, shape: tuple[int, ...]) -> Generator[Draw]:
         with self._tape.stage("image", 0, 1, 1, shape):
-            yield lambda like: torch.from_numpy(self._tape.draw(like.shape)).to(like)
+            yield lambda like: torch.from_numpy(self._tape.draw(like.shape, _GENERATOR)).to(like)
 
     @contextmanager
     def step(self, index: int) -> Generator[Draw]:
@@ -48,7 +52,7 @@ class _TapeNoise:
         last = len(table) + int(index == len(table) - 1 and float(table.next_levels[index]) < 1)
         fewest, most = expected_step_draws(self._plan.sampler, index, last)
         with self._tape.stage("step", index, fewest, most, self._shape):
-            yield lambda like: torch.from_numpy(self._tape.draw(like.shape)).to(like)
+            yield lambda like: torch.from_numpy(self._tape.draw(like.shape, _GENERATOR)).to(like)
 
 
 class SatRun:
@@ -111,6 +115,9 @@ class SatRun:
                 picture, self._shape, None if own else scale, self._noise(tape)
             )
         return self._image
+
+    def encode_clip(self, tape: NoiseTape) -> Tensor | None:
+        return None  # SAT has no video-to-video
 
     def initial_latents(self, tape: NoiseTape) -> Tensor:
         return self._engine.start(self._plan, self._shape, self._noise(tape))

@@ -80,6 +80,9 @@ class TreeRun:
         self._image, self._kept = torch.cat((first, padding), dim=1), None
         return self._image
 
+    def encode_clip(self, tape: NoiseTape) -> Tensor | None:
+        return None  # SAT has no video-to-video
+
     def initial_latents(self, tape: NoiseTape) -> Tensor:
         with self._in_force(), draws_from(tape):
             return self._capture(tape).noise

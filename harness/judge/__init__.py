@@ -77,7 +77,9 @@ def exact_findings(
         *named,
         *(finding for finding in compare_pipelines(a, b) if finding.name not in told),
         *compare_own_inputs(store, reference, candidate, candidate.share, known),
-        *compare_noise(reference, candidate),
+        *compare_noise(
+            reference, candidate, a.policies["guidance_target"] == b.policies["guidance_target"]
+        ),
     ]
     shares = local.shares if local is not None else {}
     return [f.model_copy(update={"share": shares.get(f.known or "")}) for f in found]

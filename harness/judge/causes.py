@@ -39,6 +39,7 @@ _FRAMES: tuple[Component, tuple[Component, ...]] = "frames", ("decoder",)
 _EXPLAINED: Mapping[str, tuple[Component, tuple[Component, ...]]] = {
     "transformer": ("loop", _VELOCITY),
     "solver": ("loop", _STEP),
+    "initial": ("noise", ("image_encoder",)),
     "frames": _FRAMES,
     "region": _FRAMES,
     "bias": _FRAMES,

@@ -18,6 +18,7 @@ from backends.base import ScheduleTable
 from backends.noise import draw_slot, standard_normal
 from backends.sketch import sketch_array
 from harness.judge.solver import NoiseOf, Vector, dpm_noise
+from harness.records import Evidence, RenderRecord
 
 MISSING, SIZE = 0.2, 0.25
 """How near to the whole the missing part, and the size of its replacement, must be; a sketch of 512
@@ -52,6 +53,33 @@ def foreign_draw(
     basis = np.array(operands, dtype=np.float64).T
     rest = instead - basis @ np.linalg.lstsq(basis, instead, rcond=None)[0]
     return float(rest @ rest) > (1 - MADE_UP) * float(instead @ instead)
+
+
+def judge_generators(
+    reference: RenderRecord, candidate: RenderRecord, one_stack: bool
+) -> list[Evidence]:
+    """Whether two runs asked the same generators for their noise. Every draw is served from the tape, so
+    a sampler that is not handed the caller's generator makes the right video here and another one each
+    time elsewhere."""
+    a, b = reference.generators, candidate.generators
+    odd = sorted(stage for stage in a.keys() & b.keys() if a[stage] != b[stage])
+    if not a or not b:
+        return []
+    told = "; ".join(
+        f"{stage}: the {' and the '.join(b[stage])} one, the reference the"
+        f" {' and the '.join(a[stage])} one"
+        for stage in odd
+    )
+    return [
+        Evidence(
+            stage="native",
+            check="native.candidate.generator",
+            component="noise",
+            outcome="agrees" if not odd else "differs" if one_stack else "noted",
+            detail=f"the generators that its own run asks for noise: {told or 'the same'}",
+            seed=candidate.seed,
+        )
+    ]
 
 
 def tape_noise(seed: int, shape: tuple[int, ...]) -> NoiseOf:

@@ -15,6 +15,7 @@ import numpy as np
 
 from backends.base import ScheduleTable
 from harness.judge import schedules
+from harness.judge.draws import judge_generators
 from harness.judge.known import KnownDifference, equalised_by_match, known_difference
 from harness.records import Component, Finding, PipelineRecord, RenderRecord
 from harness.store import Store
@@ -198,13 +199,25 @@ def _schedule_itself(role: str, table: ScheduleTable) -> list[Finding]:
     ]  # fmt: skip
 
 
-def compare_noise(reference: RenderRecord, candidate: RenderRecord) -> list[Finding]:
-    """Whether both renders were served the same noise."""
+def compare_noise(
+    reference: RenderRecord, candidate: RenderRecord, one_stack: bool
+) -> list[Finding]:
+    """Whether both renders were served the same noise, and asked the same generators for it."""
+    found: list[Finding] = []
     a, b = reference.tape_digest, candidate.tape_digest
-    if a == b:
-        return []
-    detail = "the two renders drew different noise: other shapes, or another number of draws"
-    return [_finding("noise", "tape", detail, a, b)]
+    if a != b:
+        detail = "the two renders drew different noise: other shapes, or another number of draws"
+        found.append(_finding("noise", "tape", detail, a, b))
+    for asked in judge_generators(reference, candidate, one_stack):
+        if asked.outcome == "agrees":
+            continue
+        known = None if one_stack else "noise_generator"
+        found.append(
+            Finding(kind="policy" if known else "noise", name="generator", detail=asked.detail,
+                    reference=reference.generators, candidate=candidate.generators, known=known,
+                    component="noise", remedy="hand the caller's generator to every step that draws")
+        )  # fmt: skip
+    return found
 
 
 def _own_inputs(store: Store, record: RenderRecord) -> dict[str, Any]:

@@ -78,6 +78,15 @@ KNOWN: tuple[KnownDifference, ...] = (
         between=_either(),
     ),
     KnownDifference(
+        id="noise_generator",
+        policy="noise generator",
+        says="SAT draws from the process's own generator; Diffusers from the one that its caller passes",
+        source="CogVideo sat/sgm/modules/diffusionmodules/sampling.py torch.randn_like;"
+        " diffusers scheduling_dpm_cogvideox.py randn_tensor(generator=generator)",
+        factor=None,
+        between=_either(),
+    ),
+    KnownDifference(
         id="unconditional_branch",
         policy="unconditional",
         says="SAT's unconditional text embedding is all zeros; Diffusers encodes the negative prompt",

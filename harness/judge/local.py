@@ -53,10 +53,9 @@ def _collapse(data: LocalData) -> Iterator[Evidence]:
     words = _stage("text", "text embeddings", _text_distance(a, b), healthy)
     yield words
     yield _unconditional(a, b, healthy, encoder_agrees=words.outcome == "agrees")
-    yield from _image(data)
+    yield from _encoded(data)
     yield from _schedules(data)
-    yield _plain("collapse.initial", "noise", a, b, "own.initial", 1e-6,
-                 "initial latents from the same noise")  # fmt: skip
+    yield _initial(data)
     yield _transformer(data)
     yield judge_guidance(data, b, "collapse")
     yield judge_solver(data, a, b, "collapse", SOLVER_LIMIT)
@@ -88,25 +87,61 @@ def _unconditional(a: Answers, b: Answers, healthy: list[float], encoder_agrees:
     return found.model_copy(update={"check": "collapse.unconditional", "setting": setting})
 
 
-def _image(data: LocalData) -> Iterator[Evidence]:
-    """The conditioning image's latents; where the two stacks' scales differ as they are known to, each
-    in units of its own."""
+def _encoded(data: LocalData) -> Iterator[Evidence]:
+    """The latents of a conditioning image or a source clip. An image's, where the two stacks' scales
+    differ as they are known to, each in units of its own."""
     a, b = data.reference.full, data.candidate.full
-    if "own.image" not in a.tensors and "own.image" not in b.tensors:
-        return
     scales = [side.pipeline.policies.get("image_scale") for side in (a, b)]
     if one_stack(a, b) or known_difference("image_scale", *scales) is None:
         scales = [1.0, 1.0]
-    mine, other = a.tensors.get("own.image"), b.tensors.get("own.image")
-    value = math.inf
-    if mine is not None and other is not None:
-        value = relative(mine / float(scales[0] or 1.0), other / float(scales[1] or 1.0))
-    healthy = [
-        relative(a.tensors["plain.own.image"], a.tensors[f"{member}.own.image"])
-        for member in OTHER_MEMBERS
-        if f"{member}.own.image" in a.tensors
-    ]
-    yield _stage("image_encoder", "latents of the conditioning image", value, healthy)
+    for name, what in (("image", "conditioning image"), ("clip", "source clip")):
+        mine, other = a.tensors.get(f"own.{name}"), b.tensors.get(f"own.{name}")
+        if mine is None and other is None:
+            continue
+        value = math.inf
+        if mine is not None and other is not None:
+            units = scales if name == "image" else [1.0, 1.0]
+            value = relative(mine / float(units[0] or 1.0), other / float(units[1] or 1.0))
+        healthy = [
+            relative(a.tensors[f"plain.own.{name}"], a.tensors[f"{member}.own.{name}"])
+            for member in OTHER_MEMBERS
+            if f"{member}.own.{name}" in a.tensors
+        ]
+        yield _stage("image_encoder", f"latents of the {what}", value, healthy)
+
+
+_STARTS = tuple(f"start.{i}.initial" for i in range(4))
+"""Of `local_probe.start_questions`: the first seed, the second, the second again, the first again."""
+
+INITIAL_LIMIT = 1e-6
+"""Of initial latents: a cast of the same draw, and where a clip is noised two products and a sum."""
+
+
+def _initial(data: LocalData) -> Evidence:
+    """Initial latents of two seeds, asked in both orders. Where they are a noised clip, the candidate's
+    are those of its own clip."""
+    a, b = data.reference.full, data.candidate.full
+    level = ScheduleTable(**b.facts["own"]["schedule"]).alpha_bar[0]
+    mine, other = a.tensors.get("own.clip"), b.tensors.get("own.clip")
+    values: dict[str, float] = {}
+    for name in ("own.initial", *(n for n in _STARTS if n in a.tensors)):
+        expected = a.tensors[name].astype(np.float64)
+        if mine is not None and other is not None and mine.shape == other.shape == expected.shape:
+            expected = expected + math.sqrt(level) * (other.astype(np.float64) - mine)
+        values[name] = relative(expected, b.tensors[name])
+    worst = max(values, key=lambda name: values[name])
+    return Evidence(
+        stage="collapse",
+        check="collapse.initial",
+        component="noise",
+        outcome="agrees" if values[worst] <= INITIAL_LIMIT else "differs",
+        detail=f"initial latents from the same noise, of two seeds in both orders: {values[worst]:.3g},"
+        f" limit {INITIAL_LIMIT:.3g}",
+        value=values[worst],
+        limit=INITIAL_LIMIT,
+        unit="relative L2",
+        seed=data.settings.seeds[:2][-1] if worst in _STARTS[1:3] else data.settings.seeds[0],
+    )
 
 
 def one_stack(a: Answers, b: Answers) -> bool:
@@ -214,22 +249,6 @@ def _member_decode(data: LocalData) -> list[float]:
     return [relative(plain, tensors[f"{member}.decode.0.frames"]) for member in OTHER_MEMBERS]
 
 
-def _plain(
-    check: str, component: Component, a: Answers, b: Answers, name: str, bound: float, what: str
-) -> Evidence:
-    value = relative(a.tensors[name], b.tensors[name])
-    return Evidence(
-        stage="collapse",
-        check=check,
-        component=component,
-        outcome="agrees" if value <= bound else "differs",
-        detail=f"{what}: {value:.3g}, limit {bound:.3g}",
-        value=value,
-        limit=bound,
-        unit="relative L2",
-    )
-
-
 def branch_distance(a: Answers, b: Answers, question: str, other: str, step: int) -> float:
     """The larger relative distance of the two guidance branches at one step."""
     x, y = a.tensors[f"{question}.{step}.branches"], b.tensors[f"{other}.{step}.branches"]
@@ -315,6 +334,19 @@ def _order(data: LocalData) -> Iterator[Evidence]:
     for component, first, second in asked:
         value = _repeat(data.candidate.full, first, second)
         yield _repeats(component, value, floors[component], limit(healthy[component]))
+    yield from _noise_order(data)
+
+
+def _noise_order(data: LocalData) -> Iterator[Evidence]:
+    """The initial latents of a seed do not depend on which seed was asked before."""
+    if _STARTS[0] not in data.candidate.full.tensors:
+        return
+    pairs = ("own.initial", _STARTS[0]), (_STARTS[0], _STARTS[3]), (_STARTS[1], _STARTS[2])
+    floor, values = (
+        [_repeat(side.full, first, second) for first, second in pairs]
+        for side in (data.reference, data.candidate)
+    )
+    yield _repeats("noise", max(values), floor, Limit(0.0, [], False))
 
 
 def _repeat(answers: Answers, first: str, second: str) -> float:

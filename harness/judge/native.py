@@ -75,6 +75,23 @@ def judge_walk(role: str, record: RenderRecord, table: ScheduleTable) -> list[Ev
     ]
 
 
+def judge_finite(role: str, record: RenderRecord) -> Evidence | None:
+    """Evidence against a render that stopped being finite: its first such step, and what made it."""
+    first = next((s for s in record.steps if not (s.velocity_finite and s.latents_finite)), None)
+    if first is None:
+        return None
+    component: Component = "solver" if first.velocity_finite else "transformer"
+    return Evidence(
+        stage="native",
+        check=f"native.{role}.finite",
+        component=component,
+        outcome="differs",
+        detail=f"{role}'s own run is not finite from step {first.step} on; the {component} made that",
+        step=first.step,
+        seed=record.seed,
+    )
+
+
 def judge_itself(links: Links, itself: Mapping[str, Array], local: LocalData) -> Iterator[Evidence]:
     """Whether a side's own run gave what its stages give when they are asked again (`ask_itself`).
 

@@ -34,7 +34,7 @@ class InOrder:
         self._open = ExitStack()
         self._left = 0
 
-    def draw(self, shape: Any) -> Any:
+    def draw(self, shape: Any, generator: Any = None) -> Any:
         while self._left == 0:
             self._open.close()
             stage, step, self._left = next(self._due)
