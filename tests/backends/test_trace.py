@@ -37,23 +37,24 @@ def test_sketch_handles_sizes_that_fit_nothing() -> None:
             assert sketch(x).norm() == pytest.approx(size**0.5)
 
 
-def test_recorder_keeps_probe_steps_in_full_and_all_steps_in_brief(tmp_path: Path) -> None:
+def test_recorder_keeps_probe_steps_and_the_first_broken_one_in_full_and_all_in_brief(
+    tmp_path: Path,
+) -> None:
     recorder = TraceRecorder(TraceOptions(probe_steps=[0, 2]))
     x = torch.ones(1, 2, 3, 4, 4)
-    for step in range(3):
+    for step in range(4):
         velocity = torch.full_like(x, float(step))
-        if step == 1:
+        if step in (1, 3):
             velocity[0, 0, 0, 0, 0] = float("nan")
         recorder(step, 999 - step, x, Prediction(velocity, velocity, 6.0), x - velocity)
     steps = recorder.save(tmp_path / "trace.safetensors")
     kept = load_file(str(tmp_path / "trace.safetensors"))
     assert {name for name in kept if name.startswith("step_")} == {
-        f"step_{i}.{part}" for i in (0, 2) for part in ("in", "velocity", "out")
+        f"step_{i}.{part}" for i in (0, 1, 2) for part in ("in", "velocity", "out")
     }
-    assert kept["latents_sketches"].shape == (3, 512)
-    assert torch.equal(kept["final_latents"], x - 2)
-    assert [s["velocity_finite"] for s in steps] == [True, False, True]
-    assert [s["timestep"] for s in steps] == [999, 998, 997]
+    assert kept["latents_sketches"].shape == (4, 512)
+    assert [s["velocity_finite"] for s in steps] == [True, False, True, False]
+    assert [s["timestep"] for s in steps] == [999, 998, 997, 996]
 
 
 def test_a_render_without_steps_is_an_error(tmp_path: Path) -> None:

@@ -59,7 +59,8 @@ def generator_dropped(pipeline):
 
 
 def _now_and_then(value):
-    return int(abs(float(value)) * 1e5) % 20 == 0
+    value = abs(float(value))
+    return value == value and int(value * 1e5) % 20 == 0
 
 
 @patch("h_nan_now_and_then")
