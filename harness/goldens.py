@@ -8,6 +8,7 @@ environment; where there is none, that is an outcome of its own and never a sile
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,9 @@ from pydantic import ValidationError
 
 from backends.environment import lasting
 from harness.errors import ParityError, StoreError
+from harness.frames import Uint8Frames, frames_sha256, read_frames
+from harness.golden_picture import Mismatch, packed, tiles_of, unpacked
+from harness.metrics.readings import hard_failures, read_video
 from harness.records import Record, RenderRecord
 from harness.store import Store, content_key
 
@@ -28,22 +32,54 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,150}")
 _LISTED = 6
 
 
+def name_of_test(nodeid: str) -> str:
+    """The name of a test's golden: readable, and another one for every other test.
+
+    `nodeid` is the test's id with its file, relative to the root folder.
+
+    >>> name_of_test("tests/test_a.py::test_par[a/b]")
+    'test_par_a_b_-aef0da112e'
+    """
+    function, bracket, parameters = nodeid.partition("[")
+    own = function.rpartition("::")[2] + bracket + parameters
+    readable = re.sub(r"[^A-Za-z0-9_.-]+", "_", own)[:100]
+    return f"{readable}-{hashlib.sha256(nodeid.encode()).hexdigest()[:10]}"
+
+
+def former_name(name: str) -> str | None:
+    """What earlier versions called the golden of a test; None for a name that is no test's."""
+    return name[:-11] if re.fullmatch(r".+-[0-9a-f]{10}", name) else None
+
+
 class GoldenError(ParityError):
     """A golden cannot be accepted here."""
 
 
 class GoldenRender(Record):
-    """Digests of one seed's render: latents after every step, final latents, quantised frames."""
+    """Digests of one seed's render: latents after every step, final latents, quantised frames.
+
+    `render` is its key in the store, `shape` (T, H, W), and `tiles` a coarse picture of the video
+    (`harness.golden_picture`); empty in goldens of earlier versions. They decide nothing.
+    """
 
     steps: list[str]
     latents: str
     frames: str
+    render: str = ""
+    shape: tuple[int, ...] = ()
+    tiles: str = ""
+
+    @property
+    def bits(self) -> tuple[list[str], str, str]:
+        """What must be equal."""
+        return self.steps, self.latents, self.frames
 
 
 class Golden(Record):
     """An accepted result. `environment` and `dtypes` decide which golden a result belongs to.
 
-    `provenance` says how it came about: when, by which command, from which commit.
+    `provenance` says how it came about: when, by which command, from which commit. `broken` says what
+    makes its videos unusable; such a result is never accepted.
     """
 
     schema_version: int = 1
@@ -54,6 +90,7 @@ class Golden(Record):
     backend: str
     seeds: dict[int, GoldenRender]
     provenance: dict[str, str]
+    broken: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -71,7 +108,10 @@ class Check(Record):
 def read_golden(
     name: str, store: Store, renders: Sequence[RenderRecord], provenance: Mapping[str, str]
 ) -> Golden:
-    """A result in the form in which it is accepted. Raises `GoldenError` for an unfinished render."""
+    """A result in the form in which it is accepted. Raises `GoldenError` for an unfinished render.
+
+    What makes a video unusable is found here, so that no way of accepting can miss it.
+    """
     if not _NAME.fullmatch(name):
         raise GoldenError(
             f"golden {name!r}: a name may hold letters, digits, '.', '_' and '-' and becomes a folder"
@@ -85,6 +125,7 @@ def read_golden(
     if not renders:
         raise GoldenError(f"golden {name}: there is no render; give at least one seed")
     first = renders[0]
+    videos = [read_frames(store.render_folder(r.key) / "frames.mkv") for r in renders]
     dtypes = store.pipeline(first.pipeline_key).dtypes if first.pipeline_key else {}
     return Golden(
         name=name,
@@ -98,9 +139,17 @@ def read_golden(
                 steps=[step.latents_digest for step in r.steps],
                 latents=str(r.latents_digest),
                 frames=r.frames.sha256 if r.frames else "",
+                render=r.key,
+                shape=video.shape[:3],
+                tiles=packed(tiles_of(video)),
             )
-            for r in renders
+            for r, video in zip(renders, videos, strict=True)
         },
+        broken=tuple(
+            f"seed {r.seed}: {what}"
+            for r, video in zip(renders, videos, strict=True)
+            for what in _unusable(r, video)
+        ),
         provenance={
             "accepted": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             **provenance,
@@ -109,8 +158,16 @@ def read_golden(
 
 
 def accept(folder: Path, golden: Golden) -> Path:
-    """Keep `golden`, replacing the one of its environment. Raises `GoldenError` where CI runs."""
+    """Keep `golden`, replacing the one of its environment.
+
+    Raises `GoldenError` where CI runs, and for a broken video.
+    """
     refuse_in_ci()
+    if golden.broken:
+        raise GoldenError(
+            f"golden {golden.name}: not accepted, because the video is broken:"
+            f" {'; '.join(golden.broken)}. Mend the pipeline, and accept what it renders then"
+        )
     path = _path(folder, golden)
     path.parent.mkdir(parents=True, exist_ok=True)
     # two test processes may accept one golden: each writes a whole file, the last rename stays
@@ -129,20 +186,31 @@ def refuse_in_ci() -> None:
         )
 
 
-def check(folder: Path, result: Golden) -> Check:
-    """Compare a result with the golden of its environment. Raises `StoreError` for a damaged one."""
+def check(
+    folder: Path, result: Golden, store: Store | None = None, pictures: Path | None = None
+) -> Check:
+    """Compare a result with the golden of its environment. Raises `StoreError` for a damaged one.
+
+    A difference is shown by size and place, and as a picture below `pictures`; `store` has the videos.
+    """
     path = _path(folder, result)
     if not path.is_file():
         return _other_environments(folder, result)
     golden = _read(path)
+    if result.broken:
+        return _differs(f"the video is broken: {'; '.join(result.broken)}", path)
     if golden.case != result.case:
         return _differs(f"the case is another one: {_changed(golden.case, result.case)}", path)
     if golden.seeds.keys() != result.seeds.keys():
         seeds = f"{sorted(golden.seeds)}, the result has {sorted(result.seeds)}"
         return _differs(f"the golden holds the seeds {seeds}", path)
     for seed, accepted in golden.seeds.items():
-        if (where := _first_difference(accepted, result.seeds[seed])) is not None:
-            return _differs(f"seed {seed} differs from what was accepted, {where}", path)
+        mine = result.seeds[seed]
+        if (where := _first_difference(accepted, mine)) is not None:
+            shown = _shown(
+                accepted, mine, store, pictures and pictures / f"{result.name}-{seed}.png"
+            )
+            return _differs(f"seed {seed} differs from what was accepted, {where}{shown}", path)
     accepted_at = golden.provenance.get("accepted", "at an unknown time")
     return Check(outcome="matches", detail=f"equal in every bit to what was accepted {accepted_at}")
 
@@ -152,7 +220,7 @@ def _path(folder: Path, golden: Golden) -> Path:
 
 
 def _first_difference(accepted: GoldenRender, result: GoldenRender) -> str | None:
-    if accepted == result:
+    if accepted.bits == result.bits:
         return None
     pairs = zip(accepted.steps, result.steps, strict=False)
     step = next((index for index, (a, b) in enumerate(pairs) if a != b), None)
@@ -163,8 +231,50 @@ def _first_difference(accepted: GoldenRender, result: GoldenRender) -> str | Non
     return "in the frames alone: the latents are equal, so it is the decoder or what follows it"
 
 
+def _shown(
+    accepted: GoldenRender, result: GoldenRender, store: Store | None, picture: Path | None
+) -> str:
+    """Size, place and picture of a difference, as far as there is anything to show it with."""
+    if not accepted.tiles or not result.tiles:
+        return "; the golden is of an earlier version and holds no picture"
+    if accepted.shape != result.shape:
+        sizes = (" x ".join(map(str, shape)) for shape in (accepted.shape, result.shape))
+        return "; accepted was a video of {} (frames, height, width), this is one of {}".format(
+            *sizes
+        )
+    try:
+        mismatch = Mismatch(unpacked(accepted.tiles), unpacked(result.tiles), exact=False)
+    except ValueError:
+        return "; the picture in the golden is damaged"
+    if store is not None and store.find(accepted.render) and store.find(result.render):
+        a, b = (
+            read_frames(store.render_folder(r.render) / "frames.mkv") for r in (accepted, result)
+        )
+        if frames_sha256(a) == accepted.frames:
+            mismatch = Mismatch(a, b, exact=True)
+    said = f"; {mismatch.sentence()}"
+    return said if picture is None else f"{said}; picture: {mismatch.write(picture)}"
+
+
+def _unusable(record: RenderRecord, video: Uint8Frames) -> list[str]:
+    """What makes a video no video, whatever was expected of it."""
+    steps = [s.step for s in record.steps if not (s.velocity_finite and s.latents_finite)]
+    found = [f"not finite from step {steps[0]} on"] if steps else []
+    if record.frames is not None and record.frames.non_finite:
+        found.append(f"{record.frames.non_finite} decoded values are not finite")
+    return [*found, *hard_failures(read_video(video))]
+
+
 def _other_environments(folder: Path, result: Golden) -> Check:
     others = [_read(path) for path in sorted((folder / result.name).glob("*.json"))]
+    earlier = former_name(result.name)
+    if not others and earlier and (former := folder / earlier).is_dir():
+        return Check(
+            outcome="missing",
+            detail=f"{former} is the golden of an earlier version, whose name several tests could"
+            " share, so nothing was compared. If this test alone uses it, rename that folder to"
+            f" {result.name}; else look at the result, and accept it with --parity-accept",
+        )
     if not others:
         return Check(
             outcome="missing",

@@ -16,7 +16,6 @@ Nothing heavy is imported before a test asks for it.
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import sys
 import warnings
@@ -144,19 +143,21 @@ class Gate:
         """
         __tracebackhide__ = True
         from harness.compare import render_alone
-        from harness.goldens import GoldenError, accept, check, read_golden
+        from harness.errors import ParityError
+        from harness.goldens import accept, check, name_of_test, read_golden
 
         arguments = self._arguments(given, "case", "seeds", "settings", "name")
-        name = arguments.pop("name", None) or re.sub(r"[^A-Za-z0-9_.-]+", "_", self._node.name)
+        name = arguments.pop("name", None) or name_of_test(self._node.nodeid)
         store, renders = render_alone(candidate, **arguments, places=self._places())
         try:
             golden = read_golden(name, store, renders, {"command": shlex.join(_command())})
-        except GoldenError as error:
-            pytest.fail(str(error), pytrace=False)
-        if self._config.getoption("--parity-accept"):
-            accept(self._goldens(), golden)
-            return golden
-        found = check(self._goldens(), golden)
+            if self._config.getoption("--parity-accept"):
+                accept(self._goldens(), golden)
+                return golden
+            pictures = self._places().results / "goldens"
+            found = check(self._goldens(), golden, store, pictures)
+        except ParityError as error:
+            pytest.fail(f"parity: {error}", pytrace=False)
         if found.outcome == "environment_mismatch":
             self._node.user_properties.append((_MISMATCH, found.detail))
         if found.outcome != "matches":

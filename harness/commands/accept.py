@@ -39,7 +39,7 @@ def describe(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Carry out the verb; 0 only if every pair was accepted."""
     from harness.errors import EXIT_EQUIVALENT, EXIT_UNDECIDED
-    from harness.goldens import accept, read_golden, refuse_in_ci
+    from harness.goldens import GoldenError, accept, read_golden, refuse_in_ci
     from harness.records import EQUIVALENT
     from harness.report.reading import RunFiles
     from harness.store import Store
@@ -67,5 +67,9 @@ def run(args: argparse.Namespace) -> int:
             renders,
             {"run": files.result.run, "commit": files.result.commit or "", "verdict": pair.verdict},
         )
-        print(f"accepted: {accept(args.goldens, golden)}")
+        try:
+            print(f"accepted: {accept(args.goldens, golden)}")
+        except GoldenError as error:
+            refused += 1
+            print(f"not accepted: {pair.case}, {pair.candidate}: {error}")
     return EXIT_UNDECIDED if refused or not files.result.pairs else EXIT_EQUIVALENT
