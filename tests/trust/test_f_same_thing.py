@@ -24,6 +24,8 @@ from harness.repetition import with_repetition_said
 from harness.selftest.catalogue import Fault, faults
 from tests.report.synthetic_runs import Synthetic
 
+pytest_plugins = ("pytester",)
+
 TINY = ("cases.micro_2b_quick.steps=2", "cases.micro_2b_quick.sampler=ddim",
         "judge.probe=false", "judge.shares=false", "metrics=psnr", "match=native")  # fmt: skip
 
@@ -233,3 +235,36 @@ def test_patches_of_every_kind_count_as_acting(plugin: str) -> None:
         patches.apply(row.id, pipeline)
     finally:
         pipeline.close()
+
+
+SUITE = """
+import pytest
+from port import ported
+
+CASE = {"frames": 9, "height": 64, "width": 64, "steps": 2, "sampler": "ddim"}
+CANNOT = {"case": "micro_2b_quick", "seeds": [0], "settings": ["match=native", "metrics=psnr",
+          "candidates.diffusers.attention=efficient", "judge.probe=false", "judge.rerun=false",
+          "cases.micro_2b_quick.steps=2"]}
+
+@pytest.mark.parity(case=CASE, seeds=[0], settings=["match=native", "metrics=psnr"])
+def test_twice(assert_equivalent):
+    port = ported()
+    assert_equivalent(port, port)
+
+def test_cannot(assert_equivalent):
+    assert_equivalent("diffusers", "diffusers", **CANNOT)
+
+def test_may_be_missing(assert_equivalent):
+    assert_equivalent("diffusers", "diffusers", allow_unsupported=True, **CANNOT)
+"""
+
+
+def test_the_gate_says_so_too(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(test_inner_gate=SUITE)
+    port = Path(__file__).parents[1] / "sample_repo" / "port.py"
+    pytester.makepyfile(port=port.read_text())
+    found = pytester.runpytest_inprocess("-p", "no:parity", "-p", "harness.pytest_plugin", "-q")
+    found.assert_outcomes(passed=1, failed=1, skipped=1, warnings=1)
+    text = found.stdout.str()
+    assert "the same object: nothing was compared but repeatability" in text
+    assert "unsupported" in text
