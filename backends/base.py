@@ -265,6 +265,17 @@ class Pipeline(Protocol):
 class Backend(Protocol):
     """One stack. Instances are made by the registry and hold no model."""
 
+    def check_options(self, options: Mapping[str, Any]) -> None:
+        """Raise `InvalidRequest` for an unknown name or a value of another kind.
+
+        Needs neither the stack nor torch: it is asked before a worker is started.
+        """
+        ...
+
+    def makes(self, frames: int) -> bool:
+        """Whether some model of this stack makes a video of exactly `frames` frames; as cheap."""
+        ...
+
     def check(self, options: Mapping[str, Any]) -> None:
         """Raise `InvalidRequest`, `Unsupported` or `MissingPrerequisite` if it cannot run here."""
         ...

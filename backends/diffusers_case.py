@@ -20,11 +20,11 @@ def check_case(pipe: Any, case: Case) -> None:
     config = pipe.transformer.config
     _check_conditioning(pipe, case)
     ratio = pipe.vae_scale_factor_temporal
-    if case.frames < 1 or (case.frames - 1) % ratio:
-        below = max(case.frames - 1, 0) // ratio * ratio + 1
+    if case.frames < 1 or ((case.frames - 1) % ratio and case.frames % (2 * ratio)):
+        below = max(case.frames - 1, 0) // (2 * ratio) * (2 * ratio) + 1
         raise InvalidRequest(
-            f"case {case.name}: {case.frames} frames; expected {ratio}k+1, for instance {below} or"
-            f" {below + ratio}"
+            f"case {case.name}: {case.frames} frames; expected {2 * ratio}k or {2 * ratio}k+1, for"
+            f" instance {below} or {below + 2 * ratio - 1}"
         )
     grain = pipe.vae_scale_factor_spatial * config.patch_size
     for name, size in (("height", case.height), ("width", case.width)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from backends.base import ALL_DTYPES
 from backends.errors import InvalidRequest
 from backends.lora import check_lora_option, check_lora_options
+from backends.suggest import hint
 
 if TYPE_CHECKING:
     import torch
@@ -84,7 +84,7 @@ def parse_options(options: Mapping[str, Any]) -> DiffusersOptions:
     for name, value in options.items():
         if name not in known:
             raise InvalidRequest(
-                f"unknown option {name!r} of the Diffusers backend{_hint(name, known)};"
+                f"unknown option {name!r} of the Diffusers backend{hint(name, known)};"
                 f" known: {', '.join(known)}"
             )
         _check_value(name, value)
@@ -104,7 +104,7 @@ def torch_dtype(what: str, name: str) -> torch.dtype:
 
     if name not in ALL_DTYPES:
         raise InvalidRequest(
-            f"{what}={name!r}{_hint(name, list(ALL_DTYPES))}; expected one of {', '.join(ALL_DTYPES)}"
+            f"{what}={name!r}{hint(name, list(ALL_DTYPES))}; expected one of {', '.join(ALL_DTYPES)}"
         )
     found: torch.dtype = getattr(torch, name)
     return found
@@ -122,12 +122,7 @@ def _check_value(name: str, value: object) -> None:
             shown = ", ".join("null" if choice is None else choice for choice in choices)
             words = [choice for choice in choices if choice is not None]
             raise InvalidRequest(
-                f"option {name}={value!r}{_hint(str(value), words)}; expected one of {shown}"
+                f"option {name}={value!r}{hint(str(value), words)}; expected one of {shown}"
             )
     elif not (value is None or isinstance(value, str)):
         raise InvalidRequest(f"option {name}={value!r}: expected a name or null")
-
-
-def _hint(came: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(came, known, n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""

@@ -63,6 +63,13 @@ class GivenBackend:
 
         return {"dtype": common_dtype(self._thing) or OWN}
 
+    def check_options(self, options: Mapping[str, Any]) -> None:
+        """`options` are this object's own; `open` says what does not fit the thing."""
+
+    def makes(self, frames: int) -> bool:
+        """Only the thing itself knows, once it is asked to render."""
+        return True
+
     def check(self, options: Mapping[str, Any]) -> None:
         """Anything that was given can be opened."""
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import math
+import json
 import re
-from collections.abc import Mapping
+import shutil
+from collections.abc import Collection, Mapping
 from dataclasses import fields
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from backends import registry
-from backends.base import ALL_DTYPES, Case, Sampler
+from backends.base import ALL_DTYPES, Backend, Case, Sampler
+from backends.errors import InvalidRequest
 from backends.micro import media_path
 from harness.errors import ConfigError
+from harness.memory import least_gib, machine_gib
 from harness.suggest import suggest
 
+_UNWRITABLE = re.compile("[\x00-\x08\x0e-\x1f\x7f\ud800-\udfff]")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _DTYPE_NICKNAMES = {
     "fp32": "float32", "float": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16",
@@ -24,15 +28,21 @@ _DTYPE_NICKNAMES = {
 _EXPECTED = {"path_type": "input should be a path", "dict_type": "input should be a mapping"}
 # The VAE halves each side three times and the transformer takes patches of 2 x 2 latents.
 _SIZE_STEP_PX = 16
-# The VAE decodes the first latent to one frame and every further one to four.
-_FRAMES_PER_LATENT = 4
 _TRAINING_STEPS = 1000
+_FASTEST_FPS = 1000
+_STRONGEST_GUIDANCE = 1000.0
+_LONGEST_TEXT = 10_000
+_FURTHEST_FRAMES = 64
+"""How far from a frame count that a backend does not make another one is looked for."""
 
 
 def typed(where: str, kind: Any, value: object) -> Any:
-    """`value` as the type `kind` (anything pydantic understands). Raises `ConfigError`."""
+    """`value` as the type `kind` (anything pydantic understands). Raises `ConfigError`.
+
+    Strictly, by the rules of JSON: `true` is no number, "5" and 5.0 are no whole number, 1 is no switch.
+    """
     try:
-        return TypeAdapter(kind).validate_python(value)
+        return TypeAdapter(kind).validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
         raise ConfigError(
             "; ".join(_in_words(where, kind, item) for item in error.errors())
@@ -88,12 +98,8 @@ def check_case(name: str, values: Mapping[str, Any]) -> Case:
 
 def _shape_problems(case: Case) -> list[str]:
     problems: list[str] = []
-    if case.frames % _FRAMES_PER_LATENT != 1 or case.frames < 5:
-        lower = max(5, (case.frames - 1) // _FRAMES_PER_LATENT * _FRAMES_PER_LATENT + 1)
-        problems.append(
-            f"frames`: {case.frames} frames cannot be decoded; the VAE makes 4k+1 of them, at least"
-            f" 5. Nearest: {lower} or {lower + _FRAMES_PER_LATENT}"
-        )
+    if case.frames < 2:
+        problems.append(f"frames`: {case.frames} frames are no video; give at least 2")
     for side, pixels in (("height", case.height), ("width", case.width)):
         if pixels % _SIZE_STEP_PX or pixels < _SIZE_STEP_PX:
             lower = max(_SIZE_STEP_PX, pixels // _SIZE_STEP_PX * _SIZE_STEP_PX)
@@ -101,8 +107,14 @@ def _shape_problems(case: Case) -> list[str]:
                 f"{side}`: {pixels} px is not a multiple of {_SIZE_STEP_PX} px, one patch of"
                 f" latents. Nearest: {lower} or {lower + _SIZE_STEP_PX}"
             )
-    if case.fps < 1:
-        problems.append(f"fps`: {case.fps} frames a second; give at least 1")
+    if not 1 <= case.fps <= _FASTEST_FPS:
+        problems.append(f"fps`: {case.fps} frames a second; give 1 to {_FASTEST_FPS}")
+    if not problems and least_gib(case) > machine_gib():
+        problems.append(
+            f"frames`: {case.frames} frames of {case.height}x{case.width} pixels take at least"
+            f" {least_gib(case):.0f} GiB as decoded, and this machine has {machine_gib():.0f} GiB;"
+            " make fewer or smaller frames"
+        )
     return problems
 
 
@@ -112,11 +124,13 @@ def _sampling_problems(case: Case) -> list[str]:
         problems.append(
             f"steps`: {case.steps} solver steps; the noise schedule has 1 to {_TRAINING_STEPS}"
         )
-    if not (math.isfinite(case.guidance_scale) and case.guidance_scale >= 1):
+    if not 1 <= case.guidance_scale <= _STRONGEST_GUIDANCE:
         problems.append(
-            f"guidance_scale`: {case.guidance_scale:g}; give a finite number from 1 (no guidance)"
-            " upwards. The models were tuned for about 6"
+            f"guidance_scale`: {case.guidance_scale:g}; give a finite number from 1 (no guidance) to"
+            f" {_STRONGEST_GUIDANCE:g}. The models were tuned for about 6"
         )
+    if not case.model.strip():
+        problems.append("model`: it is empty; name a micro model, a folder or a hub id")
     if not case.prompt.strip():
         problems.append("prompt`: it is empty; say what to render")
     return problems
@@ -147,10 +161,76 @@ def _conditioning_problems(case: Case) -> list[str]:
     return problems
 
 
+def check_frames(case: Case, backends: Collection[str]) -> None:
+    """Every backend of a run must make videos of the case's frame count."""
+    makers = {name: maker for name in backends if (maker := _loaded(name)) is not None}
+    if unable := sorted(name for name, maker in makers.items() if not maker.makes(case.frames)):
+        below = range(case.frames - 1, max(1, case.frames - _FURTHEST_FRAMES), -1)
+        above = range(case.frames + 1, case.frames + _FURTHEST_FRAMES)
+        nearest = [
+            next((count for count in side if all(m.makes(count) for m in makers.values())), None)
+            for side in (below, above)
+        ]
+        raise ConfigError(
+            f"`cases.{case.name}.frames`: {' and '.join(unable)} cannot make a video of {case.frames}"
+            f" frames. Nearest that every backend of this run makes:"
+            f" {' or '.join(str(count) for count in nearest if count) or 'none'}"
+        )
+
+
+def check_options(where: str, backend: str, options: Mapping[str, Any]) -> None:
+    """A backend's options, as far as it can tell without its stack."""
+    if (loaded := _loaded(backend)) is None:
+        return
+    try:
+        loaded.check_options(options)
+    except InvalidRequest as error:
+        raise ConfigError(f"`{where}`: {error}") from error
+
+
+def _loaded(name: str) -> Backend | None:
+    """A backend, or None for another package's that only its own worker can import or ask."""
+    try:
+        backend = registry.load(name)
+    except ImportError:
+        return None
+    return backend if hasattr(backend, "check_options") and hasattr(backend, "makes") else None
+
+
+def check_interpreter(where: str, python: str | None) -> None:
+    """The interpreter of a variant's worker must be there to be started."""
+    if python is not None and shutil.which(python) is None:
+        raise ConfigError(
+            f"`{where}.python`: there is no program {python!r} to be started; give the interpreter's"
+            " full path, as in /path/to/venv/bin/python"
+        )
+
+
+def check_words(where: str, node: object) -> None:
+    """No text of a configuration may hold what no prompt, path or file of the store can."""
+    if isinstance(node, Mapping):
+        for key, value in cast("Mapping[Any, Any]", node).items():
+            check_words(where, key)
+            check_words(f"{where}.{key}" if where else str(key), value)
+    elif isinstance(node, list):
+        for value in cast("list[Any]", node):
+            check_words(where, value)
+    elif isinstance(node, str):
+        if len(node) > _LONGEST_TEXT:
+            raise ConfigError(
+                f"`{where}`: a text of {len(node)} characters; give at most {_LONGEST_TEXT}"
+            )
+        if odd := _UNWRITABLE.search(node):
+            raise ConfigError(
+                f"`{where}`: {node[:80]!r} holds the character {odd[0]!r} at position {odd.start()},"
+                " which is no text; remove it"
+            )
+
+
 def check_backend(where: str, backend: object) -> None:
     """A backend is chosen by its registry name."""
     known = registry.names()
-    if backend not in known:
+    if not isinstance(backend, str) or backend not in known:
         raise ConfigError(
             f"`{where}.backend`: no backend {backend!r}{suggest(str(backend), known)}"
         )

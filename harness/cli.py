@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Protocol, cast
 
 from harness.errors import EXIT_USAGE, ParityError
-from harness.failures import guarded
+from harness.failures import guarded, usable_streams
 from harness.suggest import suggest
 
 _VERBS = {
@@ -74,6 +74,8 @@ class Verb(Protocol):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with `argv`, by default the process's own, and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if not usable_streams():
+        return EXIT_USAGE
     return guarded(lambda: _dispatch(arguments))
 
 

@@ -50,6 +50,11 @@ def sweep_folder(overrides: Sequence[str], folders: Sequence[Path]) -> Path:
     """Where Hydra will put a sweep's own files; `overrides` are those of one of its jobs."""
     with _explained(overrides, folders):
         composed = _compose(overrides, folders, with_hydra=True)
+        if OmegaConf.select(composed, "hydra.launcher.n_jobs") == 0:
+            raise ConfigError(
+                "`hydra.launcher.n_jobs`: 0 jobs at once would start none; give at least 1, or -1 for"
+                " one on every processor"
+            )
         return Path(OmegaConf.select(composed, "hydra.sweep.dir"))
 
 
@@ -94,8 +99,20 @@ def _explained(overrides: Sequence[str], folders: Sequence[Path]) -> Generator[N
         ) from error
     except yaml.YAMLError as error:
         raise ConfigError(f"a configuration file is not valid YAML: {error}") from error
+    except ConfigError:
+        raise
+    except RecursionError as error:
+        raise ConfigError("the settings are nested too deeply to be read") from error
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(_explain(str(error), overrides, folders)) from error
+    except OSError as error:
+        raise ConfigError(f"cannot read {error.filename}: {error.strerror}") from error
+    except (TypeError, AttributeError, LookupError, AssertionError) as error:
+        # Hydra and OmegaConf end so on some settings and files that nobody foresaw.
+        raise ConfigError(
+            f"the settings cannot be composed ({type(error).__name__}: {error}); leave out one after"
+            " the other to find which"
+        ) from error
 
 
 def _explain(message: str, overrides: Sequence[str], folders: Sequence[Path]) -> str:

@@ -8,21 +8,31 @@ an hour. Each ends in a `ConfigError`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field
 
 from backends.base import Case
-from harness.checks import check_backend, check_case, check_dtypes, check_name, typed
+from harness.checks import (
+    check_backend,
+    check_case,
+    check_dtypes,
+    check_frames,
+    check_interpreter,
+    check_name,
+    check_options,
+    check_words,
+    typed,
+)
 from harness.errors import ConfigError
 from harness.metrics import MetricConfigError, build_options
 from harness.records import Record
 
 Sharing = Literal["shared", "own"]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-Threads = Annotated[int, Field(ge=1)]
+Threads = Annotated[int, Field(ge=1, le=1024)]
 
 VARIANT_KEYS = frozenset({"backend", "patch", "python", "threads"})
 """What is not a backend's option in the flat mapping of `conf/backend/<name>.yaml`."""
@@ -81,7 +91,7 @@ class JudgeSettings(Record):
     probe_seeds: Annotated[tuple[Seed, ...], Field(min_length=2)]
     calibration_seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
     ensemble: tuple[str, ...]
-    max_seeds: Annotated[int, Field(ge=1)]
+    max_seeds: Annotated[int, Field(ge=1, le=10_000)]
     shares: bool = True
     allow_unsupported: bool = False
 
@@ -121,7 +131,7 @@ class _Tree(Record):
     trace: TraceSettings
     store: Path
     results: Path
-    timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    timeout_s: Annotated[float, Field(gt=0, le=1e7, allow_inf_nan=False)]
 
 
 # What Hydra would put at a key named after the group without the file's own first line.
@@ -140,6 +150,7 @@ def build(composed: Mapping[str, Any]) -> RunConfig:
                 f"a file of the group `{group}` does not say where its values belong; its first line"
                 f" must be `# @package {package}`"
             )
+    check_words("", dict(composed))
     if isinstance(composed.get("seeds"), int):
         composed = {**composed, "seeds": [composed["seeds"]]}  # as in a sweep over `seeds=0,1,2`
     # Lists and mappings are empty, or absent, when nothing was chosen.
@@ -160,7 +171,7 @@ def build(composed: Mapping[str, Any]) -> RunConfig:
         results=tree.results,
         timeout_s=tree.timeout_s,
     )
-    _check_own_cases(tree, config.candidates)
+    _check_own_cases(tree, config)
     _check_metrics(config.metrics)
     _check_distinct(config)
     return config
@@ -183,12 +194,15 @@ def _variant(where: str, values: Mapping[str, Any], *further: str) -> dict[str, 
     check_backend(where, values.get("backend"))
     options = {key: value for key, value in values.items() if key not in own}
     check_dtypes(where, options)
+    check_options(where, values["backend"], options)
     return {**{key: values[key] for key in own if key in values}, "options": options}
 
 
 def _reference(values: Mapping[str, Any]) -> VariantSpec:
     parts = _variant("reference", values, "name")
-    return typed("reference", VariantSpec, {"name": "reference", **parts})
+    spec: VariantSpec = typed("reference", VariantSpec, {"name": "reference", **parts})
+    check_interpreter("reference", spec.python)
+    return spec
 
 
 def _candidate(name: str, values: Mapping[str, Any], match: Match) -> CandidateSpec:
@@ -202,8 +216,11 @@ def _candidate(name: str, values: Mapping[str, Any], match: Match) -> CandidateS
             f"`{where}.match`: got {own_match!r}, expected factors, as in {{schedule: own}}; for a"
             f" whole file write +match@{where}.match=native"
         )
-    merged = typed(f"{where}.match", Match, {**match.model_dump(), **own_match})
-    return typed(where, CandidateSpec, {**parts, "name": name, "match": merged})
+    merged: Match = typed(f"{where}.match", Match, {**match.model_dump(), **own_match})
+    given = {**parts, "name": name, "match": merged.model_dump()}
+    spec: CandidateSpec = typed(where, CandidateSpec, given)
+    check_interpreter(where, spec.python)
+    return spec
 
 
 def _own_case(where: str, values: Any) -> dict[str, Any]:
@@ -218,11 +235,15 @@ def _own_case(where: str, values: Any) -> dict[str, Any]:
     return dict(cast("Mapping[str, Any]", values))
 
 
-def _check_own_cases(tree: _Tree, candidates: Sequence[CandidateSpec]) -> None:
-    """What a candidate makes of each case must be a case that can be run."""
-    for candidate in candidates:
+def _check_own_cases(tree: _Tree, config: RunConfig) -> None:
+    """What a candidate makes of each case must be a case that can be run, by it and the reference."""
+    reference = config.reference.backend
+    for candidate in config.candidates:
         for name, values in tree.cases.items():
-            check_case(name, {**values, **candidate.case})
+            own = check_case(name, {**values, **candidate.case})
+            check_frames(own, {reference, candidate.backend})
+    for case in config.cases:
+        check_frames(case, {spec.backend for spec in (config.reference, *config.candidates)})
 
 
 def _check_metrics(metrics: Mapping[str, Mapping[str, Any]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import signal
 import sys
@@ -42,11 +43,39 @@ def guarded(action: Callable[[], int]) -> int:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             where = f" that holds {error.filename}" if error.filename else ""
             return _fail(f"no space left on the disk{where}; free some and repeat", error)
+        if isinstance(error, OSError) and error.filename:
+            return _fail(
+                f"{error.filename}: {error.strerror}; check that it is what it should be and who may"
+                " use it",
+                error,
+            )
         return _fail(
             f"unexpected {type(error).__name__}: {error}\nThis is a defect of parity. Repeat the"
             f" command with {DEBUG_VARIABLE}=1 in the environment for the traceback to report.",
             error,
         )
+
+
+def usable_streams() -> bool:
+    """Whether there is a standard output to print to; says so if not.
+
+    A stream that the caller closed is None here, and its number would go to the next file that is
+    opened, so the others are pointed at nothing.
+    """
+    for number, stream in enumerate((sys.stdin, sys.stdout, sys.stderr)):
+        if stream is None:
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
+    if sys.stdout is None:
+        print(
+            "parity: standard output is closed; send it somewhere, as to /dev/null", file=sys.stderr
+        )
+        return False
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a locale without our characters
+    return True
 
 
 @contextmanager

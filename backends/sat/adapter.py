@@ -34,6 +34,13 @@ if TYPE_CHECKING:
 class SatBackend:
     """CogVideoX on SwissArmyTransformer; `conf/backend/sat.yaml` has the options."""
 
+    def check_options(self, options: Mapping[str, Any]) -> None:
+        parse_options(options)
+
+    def makes(self, frames: int) -> bool:
+        """An odd number of latent frames is decoded, the first to one frame and the others to four."""
+        return frames % 8 == 1
+
     def check(self, options: Mapping[str, Any]) -> None:
         parsed = parse_options(options)
         if parsed.repo is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from backends.base import DTYPES
 from backends.errors import InvalidRequest
 from backends.lora import check_lora_option, check_lora_options
+from backends.suggest import hint
 
 _CHOICES = {
     "dtype": DTYPES,
@@ -56,7 +56,7 @@ def parse_options(options: Mapping[str, Any]) -> SatOptions:
     for name, value in options.items():
         if name not in known:
             raise InvalidRequest(
-                f"unknown option {name!r} of the sat backend{_hint(name, known)};"
+                f"unknown option {name!r} of the sat backend{hint(name, known)};"
                 f" known: {', '.join(known)}"
             )
         if check_lora_option(name, value):
@@ -64,7 +64,7 @@ def parse_options(options: Mapping[str, Any]) -> SatOptions:
         if name in _CHOICES:
             if value not in _CHOICES[name]:
                 raise InvalidRequest(
-                    f"option {name}={value!r}{_hint(str(value), list(_CHOICES[name]))}; expected"
+                    f"option {name}={value!r}{hint(str(value), list(_CHOICES[name]))}; expected"
                     f" one of {', '.join(_CHOICES[name])}"
                 )
         elif name == "allow_tf32":
@@ -80,8 +80,3 @@ def parse_options(options: Mapping[str, Any]) -> SatOptions:
             " remove it"
         )
     return parsed
-
-
-def _hint(came: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(came, known, n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""

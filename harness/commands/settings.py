@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import textwrap
 from collections.abc import Callable
@@ -80,15 +81,18 @@ def carry_out(args: argparse.Namespace, verb: str, job: Job) -> int:
     from harness.audit.hazards import hazards
     from harness.compose import compose_tree
     from harness.config import build
+    from harness.environment import check_environment
 
     request = Request(tuple(args.settings), tuple(args.plugin), _command_line(args, verb))
     folders = conf_folders(args.config_dir)
     _check_plugins(request.plugins)
+    check_environment()
     if args.multirun:
         from harness.commands.sweep import sweep
 
         return sweep(request, folders, job, verb, again=args.again)
     config = build(compose_tree(request.overrides, folders))
+    _check_patches(config, request)
     for hazard in hazards(config):
         print(warning(hazard), file=sys.stderr)
     return job(config, request)
@@ -110,12 +114,33 @@ def _check_plugins(plugins: tuple[str, ...]) -> None:
     """Fail now rather than in the first worker; a plugin may lie in the current folder."""
     if not plugins:
         return
+    from harness.errors import ConfigError
     from harness.keys import plugin_digest
 
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
     for plugin in plugins:
-        plugin_digest(plugin)
+        named = all(part.isidentifier() for part in plugin.split("."))
+        with contextlib.suppress(ImportError):  # of a package that the module is said to lie in
+            if named:
+                plugin_digest(plugin)
+                continue
+        raise ConfigError(
+            f"--plugin {plugin}: there is no such module; give the name of one in the current folder"
+            " or an installed one, without .py and without a path"
+        )
+
+
+def _check_patches(config: RunConfig, request: Request) -> None:
+    """A patch lies in a plugin; without one, no worker can know it."""
+    from harness.errors import ConfigError
+
+    for spec in (config.reference, *config.candidates):
+        if spec.patch is not None and not request.plugins:
+            raise ConfigError(
+                f"variant {spec.name!r}: there is no patch {spec.patch!r} without a plugin that"
+                " registers it; name its module with --plugin"
+            )
 
 
 def _command_line(args: argparse.Namespace, verb: str) -> tuple[str, ...]:

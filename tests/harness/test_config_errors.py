@@ -44,8 +44,9 @@ def no_session(monkeypatch: pytest.MonkeyPatch) -> None:
         ("+judge.rerum=false", "there is no key `judge.rerum`; did you mean 'rerun'?"),
         ("candidates.sat.match={schedul: own}", "there is no key `candidates.sat.match.schedul`"),
         # values
-        (f"{CASE}.frames=16", "16 frames cannot be decoded"),
-        (f"{CASE}.frames=1", "Nearest: 5 or 9"),
+        (f"{CASE}.frames=16", "sat cannot make a video of 16 frames. Nearest that every"),
+        (f"{CASE}.frames=1", "1 frames are no video"),
+        (f"{CASE}.frames=5", "this run makes: 9 or 17"),
         (f"{CASE}.frames=many", f"`{CASE}.frames`: input should be a valid integer"),
         (f"{CASE}.height=100", "Nearest: 96 or 112"),
         (f"{CASE}.width=0", "Nearest: 16 or 32"),
@@ -53,7 +54,7 @@ def no_session(monkeypatch: pytest.MonkeyPatch) -> None:
         (f"{CASE}.steps=1001", "1001 solver steps"),
         (f"{CASE}.guidance_scale=nan", "give a finite number from 1"),
         (f"{CASE}.sampler=dmp", "no sampler 'dmp'; did you mean 'dpm'?"),
-        (f"{CASE}.fps=0", "give at least 1"),
+        (f"{CASE}.fps=0", "give 1 to 1000"),
         (f"{CASE}.prompt=' '", "it is empty"),
         (f"{CASE}.image=nowhere.png", "there is no file nowhere.png"),
         ("reference.dtype=bf16", "`reference.dtype`: no dtype 'bf16'; did you mean 'bfloat16'?"),
@@ -66,7 +67,7 @@ def no_session(monkeypatch: pytest.MonkeyPatch) -> None:
         ("metrics.psnr.tile_px=2", "metric 'psnr' cannot use its options"),
         ("timeout_s=0", "`timeout_s`: input should be greater than 0"),
         ("judge.rerun=perhaps", "`judge.rerun`: input should be a valid boolean"),
-        ("store=null", "`store`: input should be a path"),
+        ("store=null", "`store`: input should be a valid string"),
         ("~seeds", "`seeds` is missing"),
         # nothing to compare
         ("case=[]", "nothing to compare: there are no cases"),
@@ -139,5 +140,5 @@ def test_a_mistake_in_the_last_job_of_a_sweep_is_found_before_the_first(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["run", "-m", f"{CASE}.frames=9,13,16"]) == 2
-    assert "16 frames cannot be decoded" in capsys.readouterr().err
+    assert "sat cannot make a video of 13 frames" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

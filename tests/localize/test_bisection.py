@@ -67,7 +67,7 @@ def test_two_culprits_of_twelve_real_settings_in_at_most_forty_probes(tmp_path: 
             (
                 f"store={tmp_path / 'store'}", f"results={tmp_path}", "metrics=[psnr]",
                 "case=[micro_2b_quick]", "candidate=[diffusers]", "seeds=[0]",
-                f"{case}.height=32", f"{case}.width=32", f"{case}.steps=3", f"{case}.frames=5",
+                f"{case}.height=32", f"{case}.width=32", f"{case}.steps=3", f"{case}.frames=8",
                 "reference.name=reference", "reference.threads=1",
                 *(f"+{candidate}.{item}" if "case." in item else f"{candidate}.{item}"
                   for item in (*IDLE, *culprits)),
