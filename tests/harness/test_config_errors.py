@@ -46,7 +46,7 @@ def no_session(monkeypatch: pytest.MonkeyPatch) -> None:
         # values
         (f"{CASE}.frames=16", "sat cannot make a video of 16 frames. Nearest that every"),
         (f"{CASE}.frames=1", "1 frames are no video"),
-        (f"{CASE}.frames=5", "this run makes: 9 or 17"),
+        (f"{CASE}.frames=5", "this run makes: 9"),
         (f"{CASE}.frames=many", f"`{CASE}.frames`: input should be a valid integer"),
         (f"{CASE}.height=100", "Nearest: 96 or 112"),
         (f"{CASE}.width=0", "Nearest: 16 or 32"),
