@@ -184,9 +184,14 @@ def read_torchvision(path: Path) -> Backbone:
     """The convolutions in torchvision's file, verified first. Raises: SourceUnavailableError."""
     import torch
 
-    _expect(path.read_bytes(), TORCHVISION_SHA256, f"{path}; delete it, and it is downloaded again")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise SourceUnavailableError(f"{path} cannot be read ({error.strerror})") from error
+    _expect(content, TORCHVISION_SHA256, f"{path}; delete it, and it is downloaded again")
     tensors = cast(
-        "dict[str, torch.Tensor]", torch.load(path, map_location="cpu", weights_only=True)
+        "dict[str, torch.Tensor]",
+        torch.load(io.BytesIO(content), map_location="cpu", weights_only=True),
     )
     return Backbone(
         "torchvision",

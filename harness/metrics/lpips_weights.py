@@ -123,9 +123,9 @@ def read(source: Source) -> Backbone | None:
         when the file cannot be read.
     """
     path = cache_file(source)
-    if not path.exists():
-        return None
     try:
+        if not path.exists():
+            return None
         with safe_open(path, framework="np") as file:
             written = (file.metadata() or {}).get("digest", "none")
             backbone = Backbone(source, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118

@@ -166,6 +166,13 @@ def test_a_damaged_file_of_torchvision_is_refused_and_left_alone(torch_file):
     assert torch_file.exists()
 
 
+def test_a_file_of_torchvision_that_cannot_be_read_is_said(torch_file):
+    torch_file.unlink()
+    torch_file.mkdir()
+    with pytest.raises(SourceUnavailableError, match="cannot be read"):
+        lpips_sources.read_torchvision(torch_file)
+
+
 def test_torchvisions_file_runs_no_code(torch_file, monkeypatch, tmp_path):
     witness = tmp_path / "it ran"
     torch.save({"features.0.weight": Malicious(os.system, f"touch '{witness}'")}, torch_file)

@@ -23,7 +23,7 @@ SETTINGS = [
     "case=[micro_5b_quick]", "cases.micro_5b_quick.steps=4", "reference.name=original",
     "candidate=[diffusers_model_offload]", "+backend@candidates.port=diffusers",
     "candidates.port.patch=rope_missing_in_block_3", "judge.rerun=false", "judge.probe_seeds=[0,1]",
-    "metrics=[psnr,ssim]",
+    "metrics=[psnr,ssim,lpips]",
 ]  # fmt: skip
 
 
@@ -54,6 +54,11 @@ def test_three_clicks_from_the_overview_to_block_step_and_frame(page: Page, fold
     }  # fmt: skip
     opened(page, folder / "index.html")
     assert "transformer > block 3, attn1" in page.inner_text("#pairs")
+    pairs = page.inner_text("body")
+    assert re.search(r"LPIPS measured with AlexNet of \w+, sha256 [0-9a-f]{16}\.", pairs)
+    lpips = max(result["value"] for result in verdicts(folder)["port"]["scores"]["lpips"])
+    assert 0.01 < lpips < 1
+    assert f"{lpips:.4f}" in pairs
     page.click("#grid a.cell:has-text('bug')")  # one: what, and where
     lead = page.inner_text(".lead")
     assert "The transformer differs, and first in block 3, attn1." in lead
