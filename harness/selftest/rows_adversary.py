@@ -122,7 +122,7 @@ _STEPS = (
     _row("steps", "guidance_in_run_dtype", "branches combined in their own dtype", "guidance",
          (TWO_BF16, FIVE_BF16)),
     _row("steps", "guidance_branch_timestep", "unconditional branch told t - 1", "transformer",
-         (FIVE, TWO), also=("guidance",)),
+         (FIVE, TWO), also=("guidance", "loop")),
     _row("steps", "loop_input_scaled", "transformer's input scaled by 0.995", "solver", (TWO, LATER),
          also=("transformer", "loop", "schedule")),
     _row("steps", "loop_step_from_cache", "step 3 repeats the output of step 2", "loop", _ANY,

@@ -33,6 +33,18 @@ def _rows(
     )  # fmt: skip
 
 
+def _told(
+    name: str, summary: str, settings: tuple[Setting, ...], field: str | None
+) -> tuple[Fault, ...]:
+    """A wrong timestep is its caller's fault, and named as that argument."""
+    return (
+        Fault(
+            name, "time", summary, "loop", settings, "backends.faults.blocks",
+            config_key="timestep", field=field,
+        ),
+    )  # fmt: skip
+
+
 def _module(short: str) -> str:
     return f"{_ROOT}.transformer_blocks.{short}" if short[:1].isdigit() else f"{_ROOT}.{short}"
 
@@ -128,12 +140,12 @@ ROWS = (
         ("feed_forward_without_text", "block 0's feed-forward skips the text", "0.ff", _ANY, None),
         ("tokens_text_last", "text after the video", "patch_embed", _BACK, None),
     )),
+    *_told("time_off_by_one", "the transformer is told t - 1", (TWO_BF16, TWO, FIVE), "X21"),
+    *_told("time_as_fraction", "the transformer is told t / 1000", _BACK, "X21"),
+    *_told("time_bf16", "timestep rounded to bfloat16", _ANY, None),
     *_rows("blocks", "time", (
         ("time_sine_first", "sines before cosines", "time_proj", _ANY, None),
         ("time_frequency_shift", "frequencies divided by half - 1", "time_proj", _BACK, None),
-        ("time_off_by_one", "the transformer is told t - 1", "time_proj", (TWO_BF16, TWO, FIVE), "X21"),
-        ("time_as_fraction", "the transformer is told t / 1000", "time_proj", _BACK, "X21"),
-        ("time_bf16", "timestep rounded to bfloat16", "time_proj", _ANY, None),
         ("time_silu_missing", "no activation in the timestep embedding", "time_embedding",
          _BACK, None),
     )),
