@@ -144,20 +144,25 @@ def _own(asked: _Asked) -> None:
         image = run.encode_image(tape)
     if image is not None:
         asked.put("image", image)
-    # A pipeline of another package may know of no clips.
-    encode_clip = getattr(run, "encode_clip", None)
-    clip = None if encode_clip is None else encode_clip(NoiseTape(asked.question.seed))
-    if clip is not None:
-        asked.put("clip", clip)
+    _clip(asked, run)
     with asked.noting("clip"):
         initial = run.initial_latents(tape)
     asked.put("initial", initial)
     asked.answers.facts[asked.question.id] = {"schedule": asdict(run.schedule)}
 
 
+def _clip(asked: _Asked, run: Run) -> None:
+    # A pipeline of another package may know of no clips.
+    encode_clip = getattr(run, "encode_clip", None)
+    clip = None if encode_clip is None else encode_clip(NoiseTape(asked.question.seed))
+    if clip is not None:
+        asked.put("clip", clip)
+
+
 def _start(asked: _Asked) -> None:
     run, tape = asked.pipeline.prepare(asked.case, Inputs()), NoiseTape(asked.question.seed)
     run.encode_image(tape)
+    _clip(asked, run)
     asked.put("initial", run.initial_latents(tape))
 
 

@@ -8,7 +8,7 @@ accumulated. Tensors are named in one safetensors file; the answer to question `
     kind         needs                gives
     own          seed                 text, negative_text, initial, image and clip (if any); the
                                       schedule
-    start        seed                 initial, alone
+    start        seed                 initial, and clip (if any)
     varied       seed, steps          initial; sketches (K, 512) of the branches at each step k on it,
                                       their digests, and whether each is finite
     text         prompts              <i>.text for each prompt

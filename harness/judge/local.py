@@ -122,9 +122,10 @@ def _initial(data: LocalData) -> Evidence:
     are those of its own clip."""
     a, b = data.reference.full, data.candidate.full
     level = ScheduleTable(**b.facts["own"]["schedule"]).alpha_bar[0]
-    mine, other = a.tensors.get("own.clip"), b.tensors.get("own.clip")
     values: dict[str, float] = {}
     for name in ("own.initial", *(n for n in _STARTS if n in a.tensors)):
+        clip = name.replace(".initial", ".clip")
+        mine, other = a.tensors.get(clip), b.tensors.get(clip)
         expected = a.tensors[name].astype(np.float64)
         if mine is not None and other is not None and mine.shape == other.shape == expected.shape:
             expected = expected + math.sqrt(level) * (other.astype(np.float64) - mine)

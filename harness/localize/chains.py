@@ -67,7 +67,9 @@ class Chains:
             given = side("text") or 0, side("schedule") or 0
             return self._call(replace(question, seed=seed), side(component), *given, needs)
 
-        first = start(side("noise") or 0, seed)
+        # A source clip is encoded into the initial latents.
+        clip = None if self._images else side("image_encoder")
+        first = start(side("noise") or clip or 0, seed)
         picture = image(side("image_encoder") or 0, seed) if self._images else ""
         latents, guided = first, tuple[str, ...]()
         for index, step in enumerate(self._steps):

@@ -245,7 +245,7 @@ class _Exchange:
         seeds = self._data.settings.seeds
         total = len(self._tables[0].timesteps)
         while True:
-            chains = Chains(self._differing, self._steps, total, "image_encoder" in self._differing)
+            chains = Chains(self._differing, self._steps, total, self._pictured)
             ends = {
                 (chosen, seed): chains.end(chosen, seed)
                 for seed in seeds
@@ -254,6 +254,11 @@ class _Exchange:
             if chains.guided_calls <= MOST_CALLS or len(seeds) <= 2:
                 return chains, ends, seeds
             seeds = seeds[:-1]
+
+    @property
+    def _pictured(self) -> bool:
+        """Whether a picture's latents, which every prediction takes, are exchanged."""
+        return "image_encoder" in self._differing and self._data.case.image is not None
 
     def _table(self, side: int) -> ScheduleTable:
         if side == 0 or "schedule" not in self._differing:
@@ -299,7 +304,7 @@ class _Exchange:
             scale = float(found.pipeline.policies.get("image_scale") or 1.0)
             for seed in seeds:
                 tensors[f"{start(side, seed)}.0.in"] = found.tensors[f"own{seed}.initial"]
-                if "image_encoder" in self._differing:
+                if self._pictured:
                     own = float(full.pipeline.policies.get("image_scale") or 1.0)
                     picture = found.tensors[f"own{seed}.image"]
                     tensors[image(side, seed)] = picture * np.float32(own / scale)

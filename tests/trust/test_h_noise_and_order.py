@@ -162,8 +162,7 @@ def test_the_place_is_found_in_the_seed_that_broke(
 def test_a_source_clip_that_is_lost_is_no_noise(
     folder: Path, monkeypatch: pytest.MonkeyPatch, patch: str
 ) -> None:
-    clip = ["cases.micro_5b_quick.video=micro:blue-square-clip.png"]
-    pair = _run(folder, monkeypatch, "micro_5b_quick", patch, *clip)
+    pair = _run(folder, monkeypatch, "micro_5b_v2v_quick", patch)
     assert pair["verdict"] == "bug"
     assert [f["component"] for f in _causes(pair)] == ["image_encoder"]
     assert "source clip" in _causes(pair)[0]["detail"]
