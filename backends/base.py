@@ -262,8 +262,25 @@ class Pipeline(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Approximation:
+    """An option that is meant to change what is computed: a quantisation, a cache, a tiling.
+
+    `off` is the value at which it changes nothing. `across_steps`: what a step computes then depends on
+    the steps before it, so that a stage asked alone is asked without it.
+    """
+
+    off: Any
+    across_steps: bool = False
+
+
 class Backend(Protocol):
-    """One stack. Instances are made by the registry and hold no model."""
+    """One stack. Instances are made by the registry and hold no model.
+
+    A backend may also offer `approximations(options) -> Mapping[str, Approximation]`: which of its
+    options are meant to change the result, under `options`. Every other option (placement, kernel,
+    compilation, loading) must change nothing, and so must all options of a backend without it.
+    """
 
     def check_options(self, options: Mapping[str, Any]) -> None:
         """Raise `InvalidRequest` for an unknown name or a value of another kind.

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from backends.base import ALL_DTYPES
+from backends.base import ALL_DTYPES, Approximation
 from backends.errors import InvalidRequest
-from backends.lora import check_lora_option, check_lora_options
+from backends.lora import check_lora_option, check_lora_options, lora_approximations
 from backends.suggest import hint
 
 if TYPE_CHECKING:
@@ -96,6 +96,17 @@ def parse_options(options: Mapping[str, Any]) -> DiffusersOptions:
             " set use_stream=false or placement=group_offload_leaf"
         )
     return parsed
+
+
+def approximations(options: Mapping[str, Any]) -> Mapping[str, Approximation]:
+    """The options that are meant to change the result."""
+    found = {
+        "vae_tiling": Approximation(off=False),
+        "layerwise_casting": Approximation(off=None),
+        "quantization": Approximation(off=None),
+        "cache": Approximation(off=None, across_steps=True),
+    }
+    return found | lora_approximations(options)
 
 
 def torch_dtype(what: str, name: str) -> torch.dtype:

@@ -25,8 +25,13 @@ from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from backends.base import Case, Identity, Inputs, Pipeline, Policies, Run, StepObserver
-from backends.diffusers_options import DiffusersOptions, parse_options, torch_dtype
+from backends.base import Approximation, Case, Identity, Inputs, Pipeline, Policies, Run, StepObserver
+from backends.diffusers_options import (
+    DiffusersOptions,
+    approximations,
+    parse_options,
+    torch_dtype,
+)
 from backends.errors import InvalidRequest, MissingPrerequisite
 from backends.noise import NoiseTape
 
@@ -53,6 +58,9 @@ class DiffusersBackend:
         Measured for 1 to 33 frames asked: 5 to 8 give 8, 9 to 12 give 9, 13 to 16 give 16.
         """
         return frames % 8 in (0, 1)
+
+    def approximations(self, options: Mapping[str, Any]) -> Mapping[str, Approximation]:
+        return approximations(options)
 
     def check(self, options: Mapping[str, Any]) -> None:
         parsed = parse_options(options)

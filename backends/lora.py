@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
+from backends.base import Approximation
 from backends.errors import CheckpointError, InvalidRequest
 
 if TYPE_CHECKING:
@@ -48,6 +49,13 @@ def check_lora_options(lora: str | None, scale: float, mode: str) -> None:
         raise InvalidRequest(
             f"lora_scale={scale}, lora_mode={mode} without a LoRA; name one in `lora` or leave them"
         )
+
+
+def lora_approximations(options: Mapping[str, Any]) -> Mapping[str, Approximation]:
+    """The scale of a LoRA, where there is one. Its file is content: another one is another model."""
+    if options.get("lora") is None:
+        return {}
+    return {"lora_scale": Approximation(off=1.0)}
 
 
 def open_fitting(lora: str, shapes: Mapping[str, tuple[int, ...]], model: str) -> Lora:

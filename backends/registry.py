@@ -7,13 +7,13 @@ an instance for as long as a block lasts.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import cast
+from typing import Any, cast
 
-from backends.base import Backend
+from backends.base import Approximation, Backend
 from backends.errors import InvalidRequest
 
 _ROWS = {
@@ -59,3 +59,19 @@ def load(name: str) -> Backend:
         raise InvalidRequest(f"unknown backend {name!r}{hint} Known: {', '.join(sorted(rows))}")
     module, attribute = rows[name].split(":")
     return cast(Backend, getattr(import_module(module), attribute)())
+
+
+def approximations(name: str, options: Mapping[str, Any]) -> Mapping[str, Approximation]:
+    """The options of backend `name` that are meant to change the result; none unless it says so.
+
+    A backend that only another interpreter can import says nothing here, so none of its options may
+    change anything.
+    """
+    try:
+        backend = load(name)
+    except ImportError:
+        return {}
+    declared: Callable[[Mapping[str, Any]], Mapping[str, Approximation]] | None = getattr(
+        backend, "approximations", None
+    )
+    return {} if declared is None else declared(options)

@@ -34,7 +34,7 @@ def with_audits(
     return replace(
         local,
         evidence=[*files.evidence, *used.evidence, *local.evidence],
-        declared=[*files.findings, *local.declared],
+        findings=[*files.findings, *local.findings],
         guided_calls=local.guided_calls + prober.fresh_calls - before,
         places={**local.places, **used.places},
     )

@@ -109,7 +109,10 @@ def render_alone(
         TemporaryDirectory(prefix="parity-logs-") as logs,
     ):
         jobs = make_plan(config).jobs
-        plan = Plan(tuple(job for job in jobs if job.role == "reference"))
+        name = config.reference.name
+        plan = Plan(
+            tuple(job for job in jobs if job.role == "reference" and job.variant.name == name)
+        )
         connect = in_own_process if isinstance(thing, str) else in_process
         execution = ExecutionSettings(config.timeout_s, (), Path(logs), connect)
         store = Store(config.store)

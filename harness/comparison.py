@@ -1,14 +1,13 @@
 """Compare one candidate with the reference locally: every probe of a verdict, or why there is none.
 
-A difference that the user asked for (an option that the two variants set differently) is equalised in a
-second look: if the rest then agrees, it is that option, named, and not a bug.
+The reference is the one that the candidate is matched with (`harness.matching`), so whatever differs here
+was meant to change nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
@@ -41,7 +40,6 @@ from harness.judge.native import (
 from harness.judge.native_arguments import judge_native_arguments
 from harness.judge.schedules import judge_policy
 from harness.local_probe import (
-    FULL_PRECISION,
     OTHER_MEMBERS,
     LocalData,
     ProbeSettings,
@@ -51,6 +49,7 @@ from harness.local_probe import (
     scan_as_run,
     scan_pair,
 )
+from harness.matching import stage_by_stage
 from harness.native_probe import (
     ask_itself,
     beyond_the_render,
@@ -65,13 +64,6 @@ from harness.records import Component, Coverage, Evidence, Finding, PipelineReco
 from harness.store import Store
 from harness.worker_client import RemoteError
 
-UNDECLARED = frozenset(
-    {*FULL_PRECISION, "device", "placement", "attention", "use_stream", "checkpoint", "transformer"}
-)
-"""Options that change where, in which precision and from which files a model runs, but are not meant
-to change what it computes."""
-
-
 ROLES = ("reference", "candidate")
 
 
@@ -79,13 +71,14 @@ ROLES = ("reference", "candidate")
 class Local:
     """The local comparison. `data` is None where a probe could not be made; the evidence says why.
 
-    `shares` are the shares of the registered policies in the gap, by id, where they were worked out.
-    Of its `guided_calls`, `locating_calls` went into finding the place of a difference already seen.
-    `sides` are the two as they were probed, what was declared equalised.
+    `findings` are those of the audits and of what the candidate declares. `shares` are the shares of
+    the registered policies in the gap, by id, where they were worked out. Of its `guided_calls`,
+    `locating_calls` went into finding the place of a difference already seen. `sides` are the two as
+    they were probed. `across_steps`: a step of the native runs depends on the steps before it.
     """
 
     evidence: list[Evidence]
-    declared: list[Finding]
+    findings: list[Finding]
     data: LocalData | None
     guided_calls: int
     places: Mapping[Component, Place] = field(default_factory=dict[Component, Place])
@@ -93,6 +86,7 @@ class Local:
     locating_calls: int = 0
     sides: tuple[Target, Target] | None = None
     coverage: Sequence[Coverage] = ()
+    across_steps: bool = False
 
 
 def equalising(reference: PipelineRecord, candidate: PipelineRecord) -> str | None:
@@ -112,12 +106,12 @@ def compare_locally(
     renders: Sequence[tuple[RenderRecord, RenderRecord]],
     settings: JudgeSettings,
     member: str | None,
-    changed: Mapping[str, Any],
 ) -> Local:
     """Probe the pair and the links of its finished `renders`, (reference, candidate) for each seed.
 
-    `member` equalises a known difference (`equalising`). `changed` are settings of the case that the
-    candidate has of its own: they are equalised from the start, and named.
+    `member` equalises a known difference (`equalising`). Stages are asked without what makes a step
+    depend on the steps before it; the native runs have it, and their transformer calls are then compared
+    run with run (`across_steps`).
     """
     before = prober.fresh_calls
     walks = [
@@ -126,45 +120,39 @@ def compare_locally(
         for role, record in zip(ROLES, pair, strict=True)
         for evidence in judge_walk(role, record, schedule_used(store, record))
     ]
+    across = _across_steps(reference, candidate)
+    reference, candidate = (_stage_by_stage(side) for side in (reference, candidate))
     try:
         data, evidence = _look(prober, case, reference, candidate, settings, member)
-        probed = candidate
         walks += _own_schedules(store, data, renders)
         alike = one_stack(data.reference.full, data.candidate.full)
         walks += [e for pair in renders[:1] for e in judge_generators(*pair, alike)]
-        declared = [_changed(key, case, value) for key, value in changed.items()]
-        if any(e.outcome == "differs" for e in evidence):
-            keys = _declared(reference, candidate)
-            if keys:
-                equal = candidate.at({key: reference.variant.options[key] for key in keys})
-                data, evidence = _look(prober, case, reference, equal, settings, member)
-                declared += [_finding(key, reference, candidate) for key in keys]
-                probed = equal
     except (RemoteError, WorkerError) as error:
         return Local([*walks, _unscored(error)], [], None, prober.fresh_calls - before)
     broken, modules = _breaks(prober, store, case, (reference, candidate), renders)
     walks += broken
-    handed = [] if declared else [_handed(store, data, pair) for pair in renders]
+    handed = [_handed(store, data, pair) for pair in renders]
     # From here on a question that cannot be answered leaves what was already found as it is.
     sides = (reference, candidate)
     judged = prober.fresh_calls
     places = _places(prober, data, sides, evidence) | _overflow(prober, data, candidate) | modules
     locating = prober.fresh_calls - judged
     try:
-        links = _links(prober, store, case, sides, renders, data, member, bool(declared))
+        links = _links(prober, store, case, sides, renders, data, member, across)
         staged = _stage_arguments(data).evidence()
         links = [e for seen in handed for e in only_here(seen.evidence(), staged)] + links
     except (RemoteError, WorkerError) as error:
         links = [_unscored(error)]
     return Local(
         [*walks, *evidence, *links],
-        declared,
+        [],
         data,
         prober.fresh_calls - before,
         places,
         locating_calls=locating,
-        sides=(reference, probed),
+        sides=sides,
         coverage=[coverage([_stage_arguments(data), *handed])],
+        across_steps=across,
     )
 
 
@@ -191,30 +179,38 @@ def _links(
     renders: Sequence[tuple[RenderRecord, RenderRecord]],
     data: LocalData,
     member: str | None,
-    declared: bool,
+    across_steps: bool,
 ) -> list[Evidence]:
     """The links of the finished renders: whole ones of the first and the last seed, whose process had
-    made the others before; of those between, where any bit differs, what takes no guided call."""
+    made the others before; of those between, where any bit differs, what takes no guided call.
+
+    `across_steps`: no stage asked alone gives a run's velocities, so these are not asked for."""
     found: list[Evidence] = []
     for at, pair in enumerate(renders):
         outer = at in (0, len(renders) - 1)
         if not outer and same_result(*pair):
             continue
         for role, record in zip(ROLES, pair, strict=True):
-            if declared and role == "candidate":
-                continue  # its own run differs on purpose
             if role == "reference" and not (outer and _measured(*sides)):
                 continue  # run in a precision that no probe was made in
             used = "plain" if role == "reference" or member is None else member
-            links = probe_links(prober, store, case, sides[0], record, role, used, outer)
+            guided = outer and not across_steps
+            links = probe_links(prober, store, case, sides[0], record, role, used, guided)
             found += judge_native(links, data)
             if role == "candidate":
-                itself = ask_itself(prober, store, case, sides[1], record, outer)
+                itself = ask_itself(prober, store, case, sides[1], record, guided)
                 found += judge_itself(links, itself, data)
-        if not declared:
-            a, b = (read_trace(store, record) for record in pair)
-            found += judge_jumps(a, b, data.steps, healthy_velocity(data), pair[0].seed)
+        a, b = (read_trace(store, record) for record in pair)
+        found += judge_jumps(a, b, data.steps, healthy_velocity(data), pair[0].seed)
     return found
+
+
+def _across_steps(*sides: Target) -> bool:
+    return any(stage_by_stage(side.variant) != side.variant for side in sides)
+
+
+def _stage_by_stage(side: Target) -> Target:
+    return replace(side, variant=stage_by_stage(side.variant))
 
 
 def _stage_arguments(data: LocalData) -> Seen:
@@ -291,6 +287,7 @@ def compare_equal(
 ) -> Local:
     """The short look at a pair whose renders are equal in every bit; see `beyond_the_render`."""
     before = prober.fresh_calls
+    sides = (_stage_by_stage(sides[0]), _stage_by_stage(sides[1]))
     try:
         found, latents = beyond_the_render(prober, store, case, sides, record)
     except (RemoteError, WorkerError) as error:
@@ -392,34 +389,3 @@ def _look(
 
     found, chain = settle(data, judge_local(data), in_float64)
     return found, [*acting(_stage_arguments(found).evidence(), chain), *chain]
-
-
-def _declared(reference: Target, candidate: Target) -> list[str]:
-    mine, other = reference.variant.options, candidate.variant.options
-    return [k for k in other if k in mine and mine[k] != other[k] and k not in UNDECLARED]
-
-
-def _changed(key: str, case: Case, value: Any) -> Finding:
-    mine = getattr(case, key)
-    return Finding(
-        kind="policy",
-        name=f"case.{key}",
-        detail=f"the candidate renders with {key}={value!r}, the reference with {mine!r}",
-        reference=mine,
-        candidate=value,
-        known=f"declared:{key}",
-    )
-
-
-def _finding(key: str, reference: Target, candidate: Target) -> Finding:
-    mine: Any = reference.variant.options[key]
-    other: Any = candidate.variant.options[key]
-    return Finding(
-        kind="policy",
-        name=f"options.{key}",
-        detail=f"the candidate sets {key}={other!r}, the reference {mine!r}; with that equal, the two"
-        " agree",
-        reference=mine,
-        candidate=other,
-        known=f"declared:{key}",
-    )

@@ -21,6 +21,7 @@ from harness.judge.known import acting
 from harness.local_probe import FULL_PRECISION, reduced_precision
 from harness.localize.components import with_shares
 from harness.localize.policies import policy_shares
+from harness.matching import Matched, match
 from harness.plan import Plan, RenderJob, make_plan, member_jobs
 from harness.prober import Prober, Target
 from harness.records import Evidence, PairResult, RenderRecord
@@ -33,8 +34,11 @@ Rendered = Sequence[tuple[RenderJob, RenderRecord]]
 
 @dataclass(frozen=True)
 class _Pair:
+    """A candidate and a case, the case as both sides render it, and the reference they are held to."""
+
     case: Case
     candidate: CandidateSpec
+    matched: Matched
 
 
 class Judging:
@@ -55,7 +59,12 @@ class Judging:
 
     def pairs(self) -> list[PairResult]:
         """Every pair's result; renders and probes what is still needed on the way."""
-        pairs = [_Pair(case, c) for case in self._config.cases for c in self._config.candidates]
+        matched = [(c, match(self._config.reference, c)) for c in self._config.candidates]
+        pairs = [
+            _Pair(mine.of(case), candidate, mine)
+            for case in self._config.cases
+            for candidate, mine in matched
+        ]
         with self._prober() as prober:
             for pair in pairs:
                 self._probe(prober, pair)
@@ -115,7 +124,7 @@ class Judging:
 
     def _members(self, pair: _Pair) -> list[str]:
         member = self._equalising(pair)
-        lower = self._at_precision(pair).name != self._config.reference.name
+        lower = self._at_precision(pair).name != pair.matched.spec.name
         return [
             *self._config.judge.ensemble,
             *([member] if member else []),
@@ -125,7 +134,7 @@ class Judging:
 
     def _at_precision(self, pair: _Pair) -> Variant:
         """The reference as its members are rendered: at the candidate's precision, if that is less."""
-        reference = self._target(pair, self._config.reference.name)
+        reference = self._target(pair, pair.matched.spec.name)
         reduced = reduced_precision(self._target(pair, pair.candidate.name))
         if reduced is None:
             return reference.variant
@@ -135,7 +144,7 @@ class Judging:
         return replace(lower, name=f"{lower.name} at {lower.options['dtype']}")
 
     def _renders(self, pair: _Pair, seeds: Sequence[int], members: Sequence[str]) -> Renders:
-        reference = self._config.reference.name
+        reference, plain = pair.matched.spec.name, self._config.reference.name
         return Renders(
             self._of(pair, reference, 0, seeds, "plain"),
             self._of(pair, reference, 1, seeds, "plain"),
@@ -144,6 +153,7 @@ class Judging:
                 name: self._of(pair, self._at_precision(pair).name, 0, seeds, name)
                 for name in members
             },
+            self._of(pair, plain, 0, seeds, "plain") if plain != reference else [],
         )
 
     def _of(
@@ -159,13 +169,15 @@ class Judging:
 
     def _render_more(self, pair: _Pair, seeds: Sequence[int], members: Sequence[str]) -> None:
         """Render this pair at `seeds` and the reference as `members`; the store has the rest."""
+        case = next(case for case in self._config.cases if case.name == pair.case.name)
         wider = self._config.model_copy(
-            update={"seeds": tuple(seeds), "cases": (pair.case,), "candidates": (pair.candidate,)}
+            update={"seeds": tuple(seeds), "cases": (case,), "candidates": (pair.candidate,)}
         )
         plan = make_plan(wider)
         known = {_job_key(job) for job, _ in self._rendered}
         variant = self._at_precision(pair)
-        jobs = [*plan.jobs, *member_jobs(plan, {pair.case.name}, members, variant).jobs]
+        reference = pair.matched.spec.name
+        jobs = [*plan.jobs, *member_jobs(plan, {case.name}, reference, members, variant).jobs]
         # The reference is asked again even where it is known: it says which inputs are shared.
         wanted = [job for job in jobs if job.role == "reference" or _job_key(job) not in known]
         fresh = render(Plan(tuple(wanted)), self._store, self._settings, self._progress)
@@ -176,17 +188,14 @@ class Judging:
             return
         renders = self._renders(pair, self._config.seeds, ())
         sides = list(zip(renders.reference, renders.candidate, strict=True))
-        targets = (
-            self._target(pair, self._config.reference.name),
-            self._target(pair, pair.candidate.name),
-        )
+        targets = self._targets(pair)
         if any(r.status != "ok" for side in sides for r in side):
             return  # the pair's verdict is that status
         short = None
         if not any(needs_probe(self._store, a, b) for a, b in sides):
             short = compare_equal(prober, self._store, pair.case, targets, sides[0][0])
             if all(e.outcome != "differs" for e in short.evidence):
-                self._local[_key(pair)] = short
+                self._local[_key(pair)] = _declaring(short, pair.matched)
                 return
         local = compare_locally(
             prober,
@@ -196,8 +205,8 @@ class Judging:
             sides,
             self._config.judge,
             self._equalising(pair),
-            pair.candidate.case,
         )
+        local = _declaring(local, pair.matched)
         local = local if short is None else joined(short, local)
         self._local[_key(pair)] = self._with_shares(prober, pair, targets, local, sides[0])
 
@@ -211,7 +220,7 @@ class Judging:
     ) -> Local:
         """With each acting policy's share of the gap, where policies are all that separates the two."""
         kept = acting(exact_findings(self._store, *first, local))
-        if not kept or local.declared or any(e.outcome != "agrees" for e in local.evidence):
+        if not kept or pair.matched.declared or any(e.outcome != "agrees" for e in local.evidence):
             return local
         before = prober.fresh_calls
         try:
@@ -233,14 +242,15 @@ class Judging:
         keys = (renders.reference[0].pipeline_key, renders.candidate[0].pipeline_key)
         if local is None or keys[0] is None or keys[1] is None:
             return
-        sides = (
-            self._target(pair, self._config.reference.name),
-            self._target(pair, pair.candidate.name),
-        )
+        sides = self._targets(pair)
         opened = self._store.pipeline(keys[0]), self._store.pipeline(keys[1])
         self._local[_key(pair)] = with_audits(
             local, prober, pair.case, sides, opened, self._config.judge.probe_seeds[0]
         )
+
+    def _targets(self, pair: _Pair) -> tuple[Target, Target]:
+        names = pair.matched.spec.name, pair.candidate.name
+        return self._target(pair, names[0]), self._target(pair, names[1])
 
     def _target(self, pair: _Pair, variant: str) -> Target:
         job = next(j for j, _ in self._rendered if j.variant.name == variant)
@@ -263,3 +273,12 @@ def _key(pair: _Pair) -> _PairKey:
 
 def _job_key(job: RenderJob) -> tuple[str, str, int, int, str]:
     return job.case.name, job.variant.name, job.repeat, job.seed, job.member
+
+
+def _declaring(local: Local, matched: Matched) -> Local:
+    """`local` with what the candidate declares, and with what of it the reference could not be given."""
+    return replace(
+        local,
+        evidence=[*matched.unscored(), *local.evidence],
+        findings=[*matched.declared, *local.findings],
+    )

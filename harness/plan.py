@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from backends.base import Case, TraceOptions, Variant
 from harness.config import RunConfig, VariantSpec
+from harness.matching import match
 from harness.store import content_key
 
 Role = Literal["reference", "rerun", "candidate", "member"]
@@ -73,19 +74,24 @@ def probe_steps(steps: int) -> list[int]:
 
 
 def make_plan(config: RunConfig) -> Plan:
-    """Cross cases, variants and seeds."""
-    jobs = _jobs(config, "reference", config.reference)
-    if config.judge.rerun:
-        jobs += _jobs(config, "rerun", config.reference)
-    for candidate in config.candidates:
-        jobs += _jobs(config, "candidate", candidate, candidate.match.share, candidate.case)
+    """Cross cases, variants and seeds; every reference that a candidate is matched with comes first."""
+    matched = [match(config.reference, candidate) for candidate in config.candidates]
+    references = {m.spec.name: (m.spec, m.case) for m in matched}
+    jobs = list[RenderJob]()
+    for spec, case in {config.reference.name: (config.reference, {}), **references}.values():
+        jobs += _jobs(config, "reference", spec, case, spec)
+        if config.judge.rerun and spec.name in references:
+            jobs += _jobs(config, "rerun", spec, case, spec)
+    for candidate, mine in zip(config.candidates, matched, strict=True):
+        share = candidate.match.share
+        jobs += _jobs(config, "candidate", candidate, candidate.case, mine.spec, share)
     return Plan(tuple(jobs))
 
 
 def member_jobs(
-    plan: Plan, cases: Collection[str], members: Sequence[str], variant: Variant
+    plan: Plan, cases: Collection[str], reference: str, members: Sequence[str], variant: Variant
 ) -> Plan:
-    """The reference of `plan` rendered as each healthy member, for `cases` at every seed.
+    """The `reference` of `plan` rendered as each healthy member, for `cases` at every seed.
 
     `variant` is the reference's, or the reference at the precision that a candidate runs in.
     """
@@ -94,7 +100,9 @@ def member_jobs(
             replace(job, role="member", member=member, variant=variant)
             for job in plan.jobs
             for member in members
-            if job.role == "reference" and job.case.name in cases
+            if job.role == "reference"
+            and job.variant.name == reference
+            and job.case.name in cases
         )
     )
 
@@ -103,22 +111,26 @@ def _jobs(
     config: RunConfig,
     role: Role,
     spec: VariantSpec,
+    changed: Mapping[str, Any],
+    reference: VariantSpec,
     share: tuple[str, ...] = (),
-    changed: Mapping[str, Any] | None = None,
 ) -> list[RenderJob]:
+    """`spec` for every case with the settings `changed`, as it takes its inputs from `reference`."""
     models = list(dict.fromkeys(case.model for case in config.cases))
     return [
         RenderJob(
             role=role,
-            case=replace(case, **(changed or {})),
+            case=replace(case, **changed),
             variant=Variant(spec.name, spec.backend, spec.options, spec.patch),
             python=spec.python,
             threads=spec.threads,
             seed=seed,
             repeat=1 if role == "rerun" else 0,
             share=share,
-            trace=_trace(replace(case, **(changed or {})), config.trace.full),
-            source=content_key({"case": asdict(case), "reference": config.reference.model_dump()}),
+            trace=_trace(replace(case, **changed), config.trace.full),
+            source=content_key(
+                {"case": asdict(replace(case, **changed)), "reference": reference.model_dump()}
+            ),
         )
         for model in models
         for case in config.cases

@@ -19,6 +19,7 @@ from harness.connect import Connector, in_own_process
 from harness.errors import WorkerError
 from harness.judge import judge_unrendered
 from harness.local_probe import FULL_PRECISION
+from harness.matching import match
 from harness.prober import Prober, Shared, Target
 from harness.records import PairResult, PipelineRecord, VerdictName
 from harness.store import Store
@@ -44,17 +45,22 @@ def probe_pairs(
 def _pair(
     prober: Prober, store: Store, config: RunConfig, case: Case, candidate: CandidateSpec
 ) -> PairResult:
-    mine, other = _target(config.reference), _target(candidate)
-    names, seed = (config.reference.name, candidate.name), config.judge.probe_seeds[0]
+    matched = match(config.reference, candidate)
+    case, mine, other = matched.of(case), _target(matched.spec), _target(candidate)
+    names, seed = (matched.spec.name, candidate.name), config.judge.probe_seeds[0]
     try:
         pipelines = (
             _identity(prober, case, mine, seed),
-            _identity(prober, replace(case, **candidate.case), other, seed),
+            _identity(prober, case, other, seed),
         )
         local = compare_locally(
-            prober, store, case, mine, other, (), config.judge, equalising(*pipelines),
-            candidate.case,
-        )  # fmt: skip
+            prober, store, case, mine, other, (), config.judge, equalising(*pipelines)
+        )
+        local = replace(
+            local,
+            evidence=[*matched.unscored(), *local.evidence],
+            findings=[*matched.declared, *local.findings],
+        )
         local = with_audits(local, prober, case, (mine, other), pipelines, seed)
     except (RemoteError, WorkerError) as error:
         return judge_unrendered(case, names, candidate.match.share, None, _lost(error))

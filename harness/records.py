@@ -12,11 +12,13 @@ from pydantic import BaseModel, ConfigDict
 
 Status = Literal["ok", "unsupported", "error", "not_run"]
 VerdictName = Literal[
-    "bit_exact", "rounding", "chaotic", "policy", "bug", "broken", "inconclusive",
+    "bit_exact", "rounding", "chaotic", "policy", "approximation", "bug", "broken", "inconclusive",
     "unsupported", "error", "not_run",
 ]  # fmt: skip
 NOT_EQUIVALENT: frozenset[VerdictName] = frozenset({"bug", "broken"})
-EQUIVALENT: frozenset[VerdictName] = frozenset({"bit_exact", "rounding", "chaotic", "policy"})
+EQUIVALENT: frozenset[VerdictName] = frozenset(
+    {"bit_exact", "rounding", "chaotic", "policy", "approximation"}
+)
 
 SCHEMA_VERSION = 2
 
@@ -206,6 +208,22 @@ class SeedDistances(Record):
     latents_equal: bool
 
 
+class Effect(Record):
+    """What the options and settings that a candidate declares do by themselves.
+
+    The reference under them, with which the candidate was compared, against the reference as configured
+    (`plain`). `share` is the worst frame's or quarter of a frame's root mean square difference over that
+    of two unrelated videos of the same contrast, sqrt(2) standard deviations of the plain frame; None
+    where the two videos have different shapes. `quality` says in words what a person would see.
+    """
+
+    plain: str
+    declared: list[str]
+    distances: list[SeedDistances]
+    share: float | None
+    quality: list[str]
+
+
 class PairResult(Record):
     """The verdict on one candidate against the reference for one case, over its seeds.
 
@@ -217,7 +235,9 @@ class PairResult(Record):
     took from the reference. `ensemble` and `ensemble_scores` are distances and scores of the healthy
     members by member, the noise band; `quality` says in words what a person would see. `summary` is
     the verdict in one paragraph to paste into an issue, `evidence` the chain of checks behind it,
-    `shares` and `blocks` where the gap lies (empty where that was not asked or nothing differs).
+    `shares` and `blocks` where the gap lies (empty where that was not asked or nothing differs),
+    `coverage` how much was compared, and `effect` what the candidate's declared options do by
+    themselves. `reference` is the reference under these options, as its `renders` are.
     """
 
     case: str
@@ -242,6 +262,7 @@ class PairResult(Record):
     summary: str = ""
     evidence: list[Evidence] = []
     coverage: list[Coverage] = []
+    effect: Effect | None = None
     shares: list[Share] = []
     blocks: list[BlockDistance] = []
 

@@ -19,8 +19,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backends.base import Case, Identity, Inputs, Pipeline, Policies, Run, StepObserver
+from backends.base import Approximation, Case, Identity, Inputs, Pipeline, Policies, Run, StepObserver
 from backends.errors import InvalidRequest
+from backends.lora import lora_approximations
 from backends.noise import NoiseTape
 from backends.sat.options import SatOptions, parse_options
 
@@ -40,6 +41,9 @@ class SatBackend:
     def makes(self, frames: int) -> bool:
         """An odd number of latent frames is decoded, the first to one frame and the others to four."""
         return frames % 8 == 1
+
+    def approximations(self, options: Mapping[str, Any]) -> Mapping[str, Approximation]:
+        return lora_approximations(options)
 
     def check(self, options: Mapping[str, Any]) -> None:
         parsed = parse_options(options)

@@ -37,6 +37,10 @@ _WORST_FIRST = (
         "policy", "§", "good", "Different on purpose: a registered policy of one stack explains it."
     ),
     VerdictWord(
+        "approximation", "≃", "good",
+        "An option you set changes the video on purpose; under it the two agree.",
+    ),
+    VerdictWord(
         "chaotic", "~", "good", "Same mathematics; sampling amplifies rounding within its budget."
     ),
     VerdictWord("rounding", "≈", "good", "Same mathematics; the difference is healthy rounding."),
