@@ -100,13 +100,13 @@ def parse_options(options: Mapping[str, Any]) -> DiffusersOptions:
 
 def approximations(options: Mapping[str, Any]) -> Mapping[str, Approximation]:
     """The options that are meant to change the result."""
-    found = {
+    return {
         "vae_tiling": Approximation(off=False),
         "layerwise_casting": Approximation(off=None),
         "quantization": Approximation(off=None),
         "cache": Approximation(off=None, across_steps=True),
+        **lora_approximations(options),
     }
-    return found | lora_approximations(options)
 
 
 def torch_dtype(what: str, name: str) -> torch.dtype:

@@ -25,7 +25,16 @@ from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from backends.base import Approximation, Case, Identity, Inputs, Pipeline, Policies, Run, StepObserver
+from backends.base import (
+    Approximation,
+    Case,
+    Identity,
+    Inputs,
+    Pipeline,
+    Policies,
+    Run,
+    StepObserver,
+)
 from backends.diffusers_options import (
     DiffusersOptions,
     approximations,

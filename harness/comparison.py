@@ -1,7 +1,7 @@
 """Compare one candidate with the reference locally: every probe of a verdict, or why there is none.
 
-The reference is the one that the candidate is matched with (`harness.matching`), so whatever differs here
-was meant to change nothing.
+The reference is the one that the candidate is matched with (`harness.matching`), so whatever differs
+here was meant to change nothing.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from harness.comparison import Local, compare_equal, compare_locally, equalising
 from harness.config import CandidateSpec, RunConfig
 from harness.errors import WorkerError
 from harness.judge import Renders, exact_findings, judge_pair, needs_probe
+from harness.judge.decide import barred
 from harness.judge.known import acting
 from harness.local_probe import FULL_PRECISION, reduced_precision
 from harness.localize.components import with_shares
@@ -120,6 +121,7 @@ class Judging:
             and local.data is not None
             and len(self._members(pair)) > 0
             and all(e.outcome != "unscored" for e in local.evidence)
+            and not barred(result.findings, result.coverage, result.distances)
         )
 
     def _members(self, pair: _Pair) -> list[str]:

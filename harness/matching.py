@@ -20,11 +20,10 @@ from typing import Any
 from backends import registry
 from backends.base import Case, Variant
 from harness.config import CandidateSpec, VariantSpec
+from harness.judge.known import DECLARED
 from harness.records import Evidence, Finding
 
 _LONGEST_LABEL = 60
-DECLARED = "declared:"
-"""Begins the `known` id of a difference that the user set."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Matched:
         return replace(case, **self.case)
 
     def unscored(self) -> list[Evidence]:
-        """What could not be given to the reference, so that nothing says what the candidate makes of it."""
+        """What the reference could not be given, so that nothing says what a candidate makes of it."""
         return [
             Evidence(
                 stage="exact",

@@ -100,9 +100,7 @@ def member_jobs(
             replace(job, role="member", member=member, variant=variant)
             for job in plan.jobs
             for member in members
-            if job.role == "reference"
-            and job.variant.name == reference
-            and job.case.name in cases
+            if job.role == "reference" and job.variant.name == reference and job.case.name in cases
         )
     )
 

@@ -19,7 +19,16 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backends.base import Approximation, Case, Identity, Inputs, Pipeline, Policies, Run, StepObserver
+from backends.base import (
+    Approximation,
+    Case,
+    Identity,
+    Inputs,
+    Pipeline,
+    Policies,
+    Run,
+    StepObserver,
+)
 from backends.errors import InvalidRequest
 from backends.lora import lora_approximations
 from backends.noise import NoiseTape

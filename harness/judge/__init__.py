@@ -7,18 +7,31 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from backends.base import Case
+from harness.frames import read_frames
 from harness.judge.causes import causes, obscured, summarise
-from harness.judge.decide import decide, equal_bits, missing
+from harness.judge.coverage import of_checks, of_pipelines, of_runs
+from harness.judge.decide import decide, equal_bits, missing, under_declared
 from harness.judge.distances import compare_traces
+from harness.judge.effect import share_of_unrelated
 from harness.judge.equivalence import equivalence
 from harness.judge.exact import compare_noise, compare_own_inputs, compare_pipelines
 from harness.judge.free import Divergence, diverge, free_evidence, seed_distances_between
-from harness.judge.known import acts, known_difference
-from harness.judge.look import look
+from harness.judge.known import acts, is_declared, known_difference
+from harness.judge.look import Look, look
 from harness.judge.quality import quality_shift
 from harness.metrics.readings import VideoReadings, hard_failures
 from harness.native_probe import read_trace
-from harness.records import Evidence, Finding, PairResult, RenderRecord, SeedDistances, VerdictName
+from harness.records import (
+    Coverage,
+    Effect,
+    Evidence,
+    Finding,
+    PairResult,
+    PipelineRecord,
+    RenderRecord,
+    SeedDistances,
+    VerdictName,
+)
 from harness.store import Store
 
 if TYPE_CHECKING:
@@ -27,11 +40,16 @@ if TYPE_CHECKING:
 Metrics = Mapping[str, Mapping[str, object]]
 
 
+PLAIN = "reference as configured"
+"""The role of `Renders.plain`."""
+
+
 @dataclass(frozen=True)
 class Renders:
     """The finished renders of one pair for one case, one record a seed and in the same order.
 
-    `rerun` is empty when no floor was asked for; `members` are the healthy members by name.
+    `rerun` is empty when no floor was asked for; `members` are the healthy members by name. `plain` is
+    the reference as it was configured, where `reference` is it under what the candidate declares.
     """
 
     reference: Sequence[RenderRecord]
@@ -40,12 +58,14 @@ class Renders:
     members: Mapping[str, Sequence[RenderRecord]] = field(
         default_factory=dict[str, Sequence[RenderRecord]]
     )
+    plain: Sequence[RenderRecord] = ()
 
     def compared(self) -> dict[str, Sequence[RenderRecord]]:
         """Role -> what is compared with the reference; an empty rerun is left out."""
         members = {f"member {name}": records for name, records in self.members.items()}
         rerun = {"rerun": self.rerun} if self.rerun else {}
-        return {**rerun, "candidate": self.candidate, **members}
+        plain = {PLAIN: self.plain} if self.plain else {}
+        return {**rerun, "candidate": self.candidate, **members, **plain}
 
     def labelled(self) -> list[tuple[str, RenderRecord]]:
         """(role, record) of every render."""
@@ -61,17 +81,16 @@ def exact_findings(
     With a local comparison the pipelines are compared as they were opened for it, at equal
     precision, so that a dtype which the user chose is no finding.
     """
-    if reference.pipeline_key is None or candidate.pipeline_key is None:
+    opened = _opened(store, reference, candidate, local)
+    if opened is None:
         return []
-    a, b = store.pipeline(reference.pipeline_key), store.pipeline(candidate.pipeline_key)
-    if local is not None and local.data is not None:
-        a, b = local.data.reference.full.pipeline, local.data.candidate.full.pipeline
+    a, b = opened
     known = {
         policy: row
         for policy, value in a.policies.items()
         if (row := known_difference(policy, value, b.policies.get(policy))) is not None
     }
-    named = local.declared if local is not None else []
+    named = local.findings if local is not None else []
     told = {finding.name for finding in named}
     found = [
         *named,
@@ -83,6 +102,17 @@ def exact_findings(
     ]
     shares = local.shares if local is not None else {}
     return [f.model_copy(update={"share": shares.get(f.known or "")}) for f in found]
+
+
+def _opened(
+    store: Store, reference: RenderRecord, candidate: RenderRecord, local: Local | None
+) -> tuple[PipelineRecord, PipelineRecord] | None:
+    """Both pipelines, at equal precision where they were probed; None where one was not opened."""
+    if local is not None and local.data is not None:
+        return local.data.reference.full.pipeline, local.data.candidate.full.pipeline
+    if reference.pipeline_key is None or candidate.pipeline_key is None:
+        return None
+    return store.pipeline(reference.pipeline_key), store.pipeline(candidate.pipeline_key)
 
 
 def needs_probe(store: Store, reference: RenderRecord, candidate: RenderRecord) -> bool:
@@ -116,7 +146,11 @@ def judge_pair(
             parts.evidence,
             parts.divergence,
             probed=local is not None,
+            coverage=parts.coverage,
+            across_steps=local is not None and local.across_steps,
         )
+        if parts.effect is not None:
+            verdict, reasons = under_declared(verdict, reasons, parts.findings, parts.effect)
     else:
         verdict, reasons = lost
     places = local.places if local is not None else {}
@@ -152,6 +186,8 @@ def judge_pair(
         cost_locating_calls=local.locating_calls if local is not None else 0,
         summary=_summary(case, names, verdict, reasons, findings, cost, remarks),
         evidence=parts.evidence,
+        coverage=parts.coverage,
+        effect=parts.effect,
         blocks=[distance for place in places.values() for distance in place.scan],
     )  # fmt: skip
 
@@ -168,13 +204,21 @@ def judge_unrendered(
     `lost` is the verdict and its reason where a side could not be opened.
     """
     findings: list[Finding] = []
+    coverage: list[Coverage] = []
     evidence = local.evidence if local is not None else []
     cost = local.guided_calls if local is not None else 0
     if lost is None:
         if local is not None and local.data is not None:
             sides = (local.data.reference.full, local.data.candidate.full)
-            findings = [*local.declared, *compare_pipelines(sides[0].pipeline, sides[1].pipeline)]
-        verdict, reasons = decide([], [], findings, evidence, None, probed=local is not None)
+            findings = [*local.findings, *compare_pipelines(sides[0].pipeline, sides[1].pipeline)]
+            coverage = [
+                *of_pipelines(sides[0].pipeline, sides[1].pipeline),
+                *local.coverage,
+                *of_checks(evidence),
+            ]
+        verdict, reasons = decide(
+            [], [], findings, evidence, None, probed=local is not None, coverage=coverage
+        )
         findings = _findings(verdict, evidence, findings, local)
     else:
         verdict, reasons = lost[0], [lost[1]]
@@ -183,6 +227,7 @@ def judge_unrendered(
         verdict=verdict, reasons=reasons, findings=findings, share=list(share), seeds=[],
         distances=[], floor=[], scores={}, floor_scores={}, renders={}, cost_guided_calls=cost,
         summary=summarise(case.name, *names, verdict, reasons, findings, cost), evidence=evidence,
+        coverage=coverage,
         blocks=[] if local is None else [d for p in local.places.values() for d in p.scan],
     )  # fmt: skip
 
@@ -230,6 +275,8 @@ class _Parts:
     readings: dict[str, list[VideoReadings]] = field(default_factory=dict[str, list[VideoReadings]])
     evidence: list[Evidence] = field(default_factory=list[Evidence])
     divergence: Divergence | None = None
+    coverage: list[Coverage] = field(default_factory=list[Coverage])
+    effect: Effect | None = None
 
 
 def _compare(store: Store, renders: Renders, metrics: Metrics, local: Local | None) -> _Parts:
@@ -264,6 +311,41 @@ def _compare(store: Store, renders: Renders, metrics: Metrics, local: Local | No
         readings=seen.readings,
         evidence=evidence,
         divergence=divergence,
+        coverage=_coverage(store, renders, local, evidence),
+        effect=_effect(store, renders, local, seen) if renders.plain else None,
+    )
+
+
+def _coverage(
+    store: Store, renders: Renders, local: Local | None, evidence: Sequence[Evidence]
+) -> list[Coverage]:
+    opened = _opened(store, renders.reference[0], renders.candidate[0], local)
+    counts = {
+        a.seed: (min(lengths), max(lengths))
+        for a, b in zip(renders.reference, renders.candidate, strict=True)
+        if a.frames is not None and b.frames is not None
+        for lengths in [(a.frames.frames, b.frames.frames)]
+    }
+    return [
+        *(of_pipelines(*opened) if opened is not None else []),
+        *(local.coverage if local is not None else []),
+        *of_checks(evidence),
+        *of_runs(counts),
+    ]
+
+
+def _effect(store: Store, renders: Renders, local: Local | None, seen: Look) -> Effect:
+    plain, under = (
+        [read_frames(store.render_folder(r.key) / "frames.mkv") for r in records]
+        for records in (renders.plain, renders.reference)
+    )
+    declared = [f for f in local.findings if is_declared(f)] if local is not None else []
+    return Effect(
+        plain=renders.plain[0].variant["name"],
+        declared=[f"{f.name.partition('.')[2]}={f.candidate}" for f in declared],
+        distances=_distances(store, renders.plain, renders.reference),
+        share=share_of_unrelated(plain, under),
+        quality=quality_shift(seen.readings[PLAIN], seen.readings["reference"]),
     )
 
 
@@ -284,6 +366,12 @@ def _failures(renders: Renders, readings: Mapping[str, Sequence[VideoReadings]])
 
 def _failures_of(role: str, record: RenderRecord, seen: VideoReadings) -> list[str]:
     found = [f"{role}, seed {record.seed}: {text}" for text in hard_failures(seen)]
+    came, asked = record.frames, (record.case["height"], record.case["width"])
+    if came is not None and (came.height, came.width) != asked:
+        found.append(
+            f"{role}, seed {record.seed}: frames of {came.height}x{came.width} px where"
+            f" {asked[0]}x{asked[1]} were asked for"
+        )
     steps = [s for s in record.steps if not (s.velocity_finite and s.latents_finite)]
     if steps:
         found.insert(

@@ -61,9 +61,12 @@ def of_runs(frames: Mapping[int, tuple[int, int]]) -> list[Coverage]:
             kind="frames",
             compared=sum(compared for compared, _ in frames.values()),
             total=sum(total for _, total in frames.values()),
-            missing=[f"seed {s}: {total - n} frames on one side only" for s, (n, total) in short.items()],
+            missing=[
+                f"seed {seed}: {total - compared} frames on one side only"
+                for seed, (compared, total) in short.items()
+            ],
         ),
-    ]  # fmt: skip
+    ]
 
 
 def sentence(coverage: Sequence[Coverage]) -> str:
@@ -75,7 +78,8 @@ def sentence(coverage: Sequence[Coverage]) -> str:
 def not_compared(coverage: Sequence[Coverage]) -> list[str]:
     """One sentence for each kind of which something is missing."""
     return [
-        f"{row.total - row.compared} of {row.total} {row.kind} were not compared: {_listed(row.missing)}."
+        f"{row.total - row.compared} of {row.total} {row.kind} were not compared:"
+        f" {_listed(row.missing)}."
         for row in coverage
         if row.compared < row.total or row.missing
     ]

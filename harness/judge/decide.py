@@ -5,6 +5,7 @@
     equal in every bit     bit_exact, unless something that the pair shares hides a difference
     a check that differs   bug
     a check unscored       inconclusive
+    something not compared inconclusive, and so is a difference that nothing explains
     policies that differ   policy, once everything else agrees with them equalised
     in the healthy band    rounding
     in the error budget    chaotic
@@ -17,10 +18,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from harness.judge.coverage import not_compared
+from harness.judge.effect import LARGEST_SHARE
 from harness.judge.free import Divergence
 from harness.judge.known import acts
 from harness.judge.limits import FEWEST_MEMBERS
-from harness.records import Evidence, Finding, RenderRecord, SeedDistances, VerdictName
+from harness.records import (
+    EQUIVALENT,
+    Coverage,
+    Effect,
+    Evidence,
+    Finding,
+    RenderRecord,
+    SeedDistances,
+    VerdictName,
+)
 
 WIDEST_CHI = 0.5
 """Healthy distance over the distance between seeds, above which single videos are not compared."""
@@ -44,6 +56,26 @@ def equal_bits(distances: Sequence[SeedDistances]) -> bool:
     return bool(distances) and all(d.frames_equal and d.latents_equal for d in distances)
 
 
+def barred(
+    findings: Sequence[Finding],
+    coverage: Sequence[Coverage],
+    distances: Sequence[SeedDistances],
+) -> list[str]:
+    """Why no agreement of the stages makes this pair a pass; empty where nothing stands against it.
+
+    Weights that differ and that nothing explains come first: a function that agrees on what was asked
+    vouches for no weights. Another setting that differs may stand only where no bit of the renders does.
+    """
+    equal = equal_bits(distances)
+    unexplained = [f for f in findings if f.known is None and f.kind != "component"]
+    weights = [f.detail for f in unexplained if f.kind == "weights"]
+    others = [f.detail for f in unexplained if f.kind != "weights" and not equal]
+    return [
+        *(f"Nothing explains why {detail}." for detail in (*weights, *others)),
+        *not_compared(coverage),
+    ]
+
+
 def decide(
     failures: Sequence[str],
     distances: Sequence[SeedDistances],
@@ -51,20 +83,25 @@ def decide(
     evidence: Sequence[Evidence],
     divergence: Divergence | None,
     probed: bool,
+    coverage: Sequence[Coverage] = (),
+    across_steps: bool = False,
 ) -> tuple[VerdictName, list[str]]:
     """Verdict and reasons.
 
     `failures` are hard failures found in either side's video, with the side named; `findings` those
     of the exact gate; `evidence` the chain of checks; `probed` whether the local stages ran;
-    `divergence` None where nothing was rendered.
+    `divergence` None where nothing was rendered. `coverage` is what was compared. `across_steps`: a
+    step depends on the steps before it, so that no teacher-forced error predicts a run's.
     """
     if failures:
         return "broken", list(failures)
     if not distances and not probed:
         return "inconclusive", ["Nothing was compared: no seed was rendered on both sides."]
+    equal = equal_bits(distances)
     unexplained = [f for f in findings if f.known is None]
     doubtful = any(e.outcome in ("differs", "unscored") for e in evidence)
-    if equal_bits(distances) and not unexplained and not doubtful:
+    bars = barred(findings, coverage, distances)
+    if equal and not (unexplained or doubtful or bars):
         return "bit_exact", [
             f"Latents and frames are equal in every bit over {_seeds(len(distances))}."
         ]
@@ -79,6 +116,8 @@ def decide(
     unscored = [e for e in evidence if e.outcome == "unscored"]
     if unscored:
         return "inconclusive", [_sentence(e) for e in unscored]
+    if bars:
+        return "inconclusive", bars
     agreed = sum(e.outcome == "agrees" for e in evidence)
     local = f"All {agreed} checks agree, stage by stage on the same inputs."
     policies = list(dict.fromkeys(_policy(f) for f in findings if acts(f)))
@@ -90,13 +129,42 @@ def decide(
         return "inconclusive", [local, "Too few healthy members were rendered to judge the videos."]
     if divergence.in_band:
         return "rounding", [_worst(distances), local, "Healthy members lie as far away."]
-    if divergence.in_budget:
+    if divergence.in_budget and not across_steps:
         return _amplified(divergence, [_worst(distances), local])
     return "inconclusive", [
         _worst(distances),
         local,
         "The divergence exceeds its error budget; more seeds would decide.",
     ]
+
+
+def under_declared(
+    verdict: VerdictName, reasons: Sequence[str], findings: Sequence[Finding], effect: Effect
+) -> tuple[VerdictName, list[str]]:
+    """The verdict of a pair that was compared under what the candidate declares, and what that does.
+
+    A pass then is `approximation`, or `policy` where only settings of the case were declared. Whether
+    an option that makes another video is acceptable is no question of equivalence: no pass.
+    """
+    named = ", ".join(effect.declared)
+    said = [f"Both sides ran with {named}.", *reasons, _by_itself(named, effect)]
+    if verdict not in EQUIVALENT:
+        return verdict, said
+    if effect.share is None or effect.share > LARGEST_SHARE:
+        told = f"The two agree, but what {named} makes of the video is for you to judge."
+        return "inconclusive", [*said, told]
+    approximates = any(f.kind == "approximation" for f in findings)
+    return ("approximation" if approximates else "policy"), said
+
+
+def _by_itself(named: str, effect: Effect) -> str:
+    if effect.share is None:
+        return f"By itself {named} gives a video of another size or length than {effect.plain}."
+    seen = f" ({', '.join(effect.quality)})" if effect.quality else ""
+    return (
+        f"By itself {named} changes the video by {effect.share:.0%} of what separates two unrelated"
+        f" videos, in the worst frame or quarter of one{seen}."
+    )
 
 
 def _amplified(divergence: Divergence, reasons: list[str]) -> tuple[VerdictName, list[str]]:

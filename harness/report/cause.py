@@ -59,7 +59,7 @@ def find_cause(pair: PairResult) -> Cause | None:
     """
     if pair.verdict in ("bit_exact", "rounding", "chaotic"):
         return None
-    if pair.verdict == "policy":
+    if pair.verdict in ("policy", "approximation"):
         return _policies(pair)
     check = next((item for item in pair.evidence if item.outcome == "differs"), None)
     block = first_over(pair.blocks)

@@ -37,7 +37,9 @@ _WORST_FIRST = (
         "policy", "§", "good", "Different on purpose: a registered policy of one stack explains it."
     ),
     VerdictWord(
-        "approximation", "≃", "good",
+        "approximation",
+        "≃",
+        "good",
         "An option you set changes the video on purpose; under it the two agree.",
     ),
     VerdictWord(
