@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
@@ -55,22 +55,34 @@ class Stored:
         _advise(self.pages(), _POPULATE_READ)
 
 
+class Table(NamedTuple):
+    """A table that SAT stores and Diffusers computes. `expected` is None where the settings that it
+    follows from are not at hand; `read` is False for one that no stack uses."""
+
+    stored: Stored
+    expected: Loader | None
+    read: bool = True
+
+
 @dataclass(frozen=True)
 class Source:
     """An opened checkpoint.
 
     `tensors` by canonical name. `components` are those it holds. `configs` are its settings by
     canonical key (`vae.scaling_factor`), with the defaults of the stack filled in; None where it
-    has none. `tables` are what SAT stores and Diffusers computes: name to (stored, expected), where
-    expected is None if it could not be computed. `remarks` say what could not be read, and why.
+    has none. `tables` are what SAT stores and Diffusers computes. `files` are the other files of its
+    components, by place (`tokenizer/spiece.model`), to be compared as they are. `unread` says what is
+    there or should be, and could not be read; `remarks` what else is to be known.
     """
 
     path: Path
     kind: SourceKind
     tensors: Mapping[str, Stored]
     configs: Mapping[str, Any] | None
-    tables: Mapping[str, tuple[Stored, Loader | None]] = field(default_factory=dict)
+    tables: Mapping[str, Table] = field(default_factory=dict[str, Table])
     remarks: tuple[str, ...] = ()
+    files: Mapping[str, Path] = field(default_factory=dict[str, Path])
+    unread: tuple[str, ...] = ()
 
     @property
     def components(self) -> tuple[str, ...]:

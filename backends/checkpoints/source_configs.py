@@ -6,7 +6,6 @@ leaves out has the value that Diffusers' class would take, because that is what 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,8 @@ from backends.checkpoints.diffusers_keys import (
     TRANSFORMER,
     VAE,
 )
-from backends.errors import CheckpointError
 from backends.sat.config import ModelConfig
+from backends.trust import read_mapping
 
 _TEXT = "text_encoder/config.json"
 _COMPONENTS = {
@@ -63,18 +62,28 @@ def diffusers_settings(path: Path) -> dict[str, Any]:
     Raises `CheckpointError` for a file that is no JSON object.
     """
     settings: dict[str, Any] = {}
-    for file in (*CONFIG_FILES, _TEXT):
-        if not (path / file).is_file():
-            continue
-        values = _read(path / file)
-        values |= {k: v for k, v in _DEFAULTS.get(file, {}).items() if k not in values}
-        values |= {k: v for f, k, _, v in FIXED if f == file and k not in values}
-        settings |= {
-            f"{_COMPONENTS[file]}.{key}": value
-            for key, value in values.items()
-            if key not in _BOOKKEEPING
-        }
+    others = {f"{file.parent.name}/{file.name}" for file in path.glob("*/config.json")}
+    for file in dict.fromkeys((*CONFIG_FILES, _TEXT, *sorted(others))):
+        if (path / file).is_file():
+            component = _COMPONENTS.get(file, file.partition("/")[0])
+            settings |= _stated(path / file, file, component)
     return settings
+
+
+def component_settings(path: Path, component: str) -> dict[str, Any] | None:
+    """The settings in one component's `config.json`, with its class's defaults; None without it.
+
+    Raises `CheckpointError` for a file that is no JSON object.
+    """
+    return _stated(path, f"{component}/{path.name}", component) if path.is_file() else None
+
+
+def _stated(path: Path, file: str, component: str) -> dict[str, Any]:
+    """What `path` says, completed as the class that reads a pipeline's `file` completes it."""
+    values = read_mapping(path)
+    values |= {k: v for k, v in _DEFAULTS.get(file, {}).items() if k not in values}
+    values |= {k: v for f, k, _, v in FIXED if f == file and k not in values}
+    return {f"{component}.{key}": v for key, v in values.items() if key not in _BOOKKEEPING}
 
 
 def sat_settings(config: ModelConfig) -> dict[str, Any]:
@@ -87,13 +96,3 @@ def sat_settings(config: ModelConfig) -> dict[str, Any]:
         for file, values in files.items()
         for key, value in values.items()
     }
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is not JSON ({error}); fetch or export it again") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} holds {type(values).__name__}, expected a JSON object")
-    return {str(key): value for key, value in values.items()}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from backends.checkpoints.mapping import known_rules
 from backends.checkpoints.one_sided import OneSided, one_sided
-from backends.checkpoints.source import Source, Stored, as_stored, by_rule
+from backends.checkpoints.source import Source, Stored, Table, as_stored, by_rule
 from backends.checkpoints.tensors import Loader
 from backends.checkpoints.weight_files import read_file
 from backends.errors import CheckpointError
@@ -111,9 +111,7 @@ def canonical(component: str, loaders: Mapping[str, Loader]) -> dict[str, Stored
     return found
 
 
-def split_tables(
-    tensors: dict[str, Stored], config: TransformerConfig | None
-) -> dict[str, tuple[Stored, Loader | None]]:
+def split_tables(tensors: dict[str, Stored], config: TransformerConfig | None) -> dict[str, Table]:
     """Take the tables that only SAT stores out of `tensors`, each with what `config` implies.
 
     A learned position embedding has a rule and stays.
@@ -121,11 +119,11 @@ def split_tables(
     computed: dict[str, OneSided] = {}
     if config is not None:
         computed = {f"transformer.{extra.name}": extra for extra in one_sided(config)}
-    found: dict[str, tuple[Stored, Loader | None]] = {}
+    found: dict[str, Table] = {}
     for name in [name for name in tensors if name.startswith(_TABLES)]:
         extra = computed.get(name)
-        expected = extra.value if extra is not None and extra.read else None
-        found[name] = (tensors.pop(name), expected)
+        read = extra is None or extra.read
+        found[name] = Table(tensors.pop(name), extra.value if extra and read else None, read)
     return found
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
+from backends.checkpoints.diffusers_keys import CONFIG_FILES
 from backends.checkpoints.source import Source, SourceKind, Stored, as_stored
-from backends.checkpoints.source_configs import diffusers_settings, sat_settings
+from backends.checkpoints.source_configs import (
+    component_settings,
+    diffusers_settings,
+    sat_settings,
+)
 from backends.checkpoints.source_files import (
     canonical,
     component_of,
@@ -17,20 +20,22 @@ from backends.checkpoints.source_files import (
     tensors_of,
 )
 from backends.checkpoints.tensors import Loader
-from backends.checkpoints.weight_files import MODEL, TEXT_ENCODER, read_weights
+from backends.checkpoints.weight_files import MODEL, TEXT_ENCODER, chosen, parts, read_weights
 from backends.errors import BackendError, CheckpointError
 from backends.sat.checkpoint import model_states_path
 from backends.sat.config import TransformerConfig
 from backends.sat.yaml_reader import read_config
+from backends.trust import INDEX, read_mapping
 
-_STEMS = {"transformer": MODEL, "vae": MODEL, "text_encoder": TEXT_ENCODER}
+_KNOWN = ("transformer", "vae", "text_encoder")
+_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.safetensors.index.json")
 
 
 def open_folder(path: Path) -> Source:
     """Open the model or component in `path`. Raises `CheckpointError` where there is none."""
     if (path / "model_index.json").is_file() or any(
-        (path / name / "config.json").is_file() for name in _STEMS
+        (path / name / "config.json").is_file() for name in _KNOWN
     ):
         return _diffusers(path)
     if (path / "transformer" / "latest").is_file() or (path / "latest").is_file():
@@ -45,35 +50,79 @@ def open_folder(path: Path) -> Source:
 
 
 def _diffusers(path: Path) -> Source:
+    """A pipeline's folder. Its components are those that `model_index.json` names and those whose
+    folders are there; whatever file of theirs is neither weights nor settings is listed as it is."""
+    named = _named(path)
     tensors: dict[str, Stored] = {}
-    remarks: list[str] = []
-    for component, stems in _STEMS.items():
-        if not (path / component).is_dir():
-            remarks.append(f"{path / component} does not exist")
+    files: dict[str, Path] = {}
+    unread: list[str] = []
+    for component in sorted({*named, *(p.name for p in path.iterdir() if p.is_dir())}):
+        folder = path / component
+        if component.startswith("."):
             continue
-        try:
-            weights = read_weights(path / component, stems)
-        except CheckpointError as error:
-            remarks.append(str(error))
+        if not folder.is_dir():
+            unread.append(f"{component}: model_index.json names it, and {folder} does not exist")
             continue
-        loaders = {name: weights.loader(name) for name in weights}
-        tensors |= {
-            s.name: s for n, load in loaders.items() for s in [as_stored(component, n, load)]
-        }
-    return _source(path, "diffusers", tensors, diffusers_settings(path), {}, remarks)
+        weights = _weights(folder)
+        if weights is not None:
+            loaders = read_weights(folder, weights.stems)
+            for name in loaders:
+                stored = as_stored(component, name, loaders.loader(name))
+                tensors[stored.name] = stored
+        elif (folder / "config.json").is_file():
+            unread.append(f"{component}: {folder} has a config.json and no weights that are read")
+        files |= _other_files(folder, component, weights.files if weights else set())
+    files |= {p.name: p for p in path.iterdir() if p.is_file() and p.suffix in _SUFFIXES}
+    settings = diffusers_settings(path)
+    return _source(Source(path, "diffusers", tensors, settings, files=files, unread=tuple(unread)))
+
+
+def _named(path: Path) -> list[str]:
+    """The components that `model_index.json` says the pipeline has."""
+    if not (path / INDEX).is_file():
+        return []
+    return [
+        name
+        for name, entry in read_mapping(path / INDEX).items()
+        if isinstance(entry, list) and not name.startswith("_") and None not in cast(Any, entry)
+    ]
+
+
+class _Weights(NamedTuple):
+    stems: tuple[str, str]
+    files: set[Path]
+
+
+def _weights(folder: Path) -> _Weights | None:
+    """The weights that a stack reads in a component's folder, under either library's file names."""
+    for stems in (MODEL, TEXT_ENCODER):
+        if (path := chosen(folder, stems)) is not None:
+            return _Weights(stems, parts(path))
+    return None
+
+
+def _other_files(folder: Path, component: str, taken: set[Path]) -> dict[str, Path]:
+    """The files of a component that are neither the weights `taken`, nor settings, nor a hub's own."""
+    settings = {f"{folder.name}/{name}" for name in ("config.json",)} | set(CONFIG_FILES)
+    return {
+        f"{component}/{path.relative_to(folder).as_posix()}": path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+        and path not in taken
+        and f"{folder.name}/{path.relative_to(folder).as_posix()}" not in settings
+        and not path.name.startswith(".")
+        and path.suffix != ".md"
+    }
 
 
 def _component(path: Path) -> Source:
     """A folder such as `transformer/`: weights, and perhaps `config.json`."""
-    loaders: dict[str, Loader] = {}
-    for stems in (MODEL, TEXT_ENCODER):
-        try:
-            weights = read_weights(path, stems)
-        except CheckpointError:
-            continue
-        loaders = {name: weights.loader(name) for name in weights}
-        break
-    if not loaders:
+    weights = _weights(path)
+    if weights is not None:
+        lazy = read_weights(path, weights.stems)
+        loaders: dict[str, Loader] = {name: lazy.loader(name) for name in lazy}
+        taken = weights.files
+    else:
         files = [
             file for pattern in ("*.safetensors", "*.pt", "*.bin") for file in path.glob(pattern)
         ]
@@ -81,24 +130,26 @@ def _component(path: Path) -> Source:
             names = ", ".join(sorted(file.name for file in files))
             raise CheckpointError(f"{path} holds several weight files ({names}); name one of them")
         loaders = tensors_of(files[0])
+        taken = {files[0]}
     component = component_of(loaders)
-    settings: dict[str, Any] | None = None
-    if (path / "config.json").is_file():
-        values = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        settings = {f"{component}.{key}": value for key, value in values.items()}
+    settings = component_settings(path / "config.json", component)
     tensors = canonical(component, loaders)
-    return _source(path, "file", tensors, settings, split_tables(tensors, None), [])
+    tables = split_tables(tensors, None)
+    others = _other_files(path, component, {*taken, path / "config.json"})
+    return _source(Source(path, "file", tensors, settings, tables, files=others))
 
 
 def _sat(path: Path) -> Source:
     """A SAT model folder, or its `transformer/` alone."""
     whole = (path / "transformer").is_dir()
     remarks: list[str] = []
+    unread: list[str] = []
+    files: dict[str, Path] = {}
     groups = split_prefixes(tensors_of(model_states_path(path / "transformer" if whole else path)))
     copies = {name: groups.pop(name, {}) for name in ("vae", "text_encoder")}
-    settings, config = _yaml(path, remarks) if whole else (None, None)
+    settings, config = _yaml(path, unread) if whole else (None, None)
     if whole:
-        groups |= _sat_parts(path, remarks)
+        groups |= _sat_parts(path, unread, files)
     for component, copy in copies.items():
         if copy and component not in groups:
             groups[component] = copy
@@ -110,57 +161,64 @@ def _sat(path: Path) -> Source:
     tensors: dict[str, Stored] = {}
     for component, part in groups.items():
         kept = {name: load for name, load in part.items() if not name.startswith("loss")}
+        if len(kept) < len(part):
+            said = f"{len(part) - len(kept)} tensors of its training loss, which no render reads"
+            remarks.append(f"{component}: {said}")
         tensors |= canonical(component, kept)
     tables = split_tables(tensors, config)
     kind: SourceKind = "sat" if whole else "file"
-    return _source(path, kind, tensors, settings, tables, remarks)
+    said = tuple(remarks)
+    return _source(Source(path, kind, tensors, settings, tables, said, files, tuple(unread)))
 
 
-def _yaml(path: Path, remarks: list[str]) -> tuple[dict[str, Any] | None, TransformerConfig | None]:
+def _yaml(path: Path, unread: list[str]) -> tuple[dict[str, Any] | None, TransformerConfig | None]:
     found = [p for p in sorted(path.glob("*.y*ml")) if "model:" in p.read_text(errors="replace")]
     if len(found) != 1:
         names = ", ".join(p.name for p in found) or "none"
-        remarks.append(f"settings not compared: one YAML with a `model:` section expected: {names}")
+        unread.append(f"settings: one YAML with a `model:` section expected, found {names}")
         return None, None
     try:
         config = read_config(found[0])
     except BackendError as error:
-        remarks.append(f"settings not compared: {error}")
+        unread.append(f"settings: {error}")
         return None, None
     return sat_settings(config), config.transformer
 
 
-def _sat_parts(path: Path, remarks: list[str]) -> dict[str, dict[str, Loader]]:
+def _sat_parts(
+    path: Path, unread: list[str], files: dict[str, Path]
+) -> dict[str, dict[str, Loader]]:
+    """VAE and T5 of a SAT model; the tokenizer, which lies in T5's folder, goes into `files`."""
     groups: dict[str, dict[str, Loader]] = {}
-    try:
-        groups["vae"] = tensors_of(path / "vae" / "3d-vae.pt")
-    except CheckpointError as error:
-        remarks.append(str(error))
-    folders = [
-        entry for entry in sorted(path.iterdir())
+    vae = path / "vae" / "3d-vae.pt"
+    if vae.is_file():
+        groups["vae"] = tensors_of(vae)
+    else:
+        unread.append(f"vae: {vae} does not exist")
+    homes = [
+        entry
+        for entry in sorted(path.iterdir())
         if entry.is_dir() and entry.name not in ("transformer", "vae")
-    ]  # fmt: skip
-    for folder in folders:
-        try:
-            weights = read_weights(folder, TEXT_ENCODER)
-        except CheckpointError:
-            continue
-        groups["text_encoder"] = {name: weights.loader(name) for name in weights}
+    ]
+    found = [(folder, weights) for folder in homes if (weights := _weights(folder)) is not None]
+    if not found:
+        unread.append(f"text_encoder: {path} has no folder with T5's weights")
         return groups
-    remarks.append(f"{path} has no folder with T5's weights")
+    (folder, weights), *others = found
+    lazy = read_weights(folder, weights.stems)
+    groups["text_encoder"] = {name: lazy.loader(name) for name in lazy}
+    unread += [
+        f"{other.name}: a second folder of weights beside {folder.name}" for other, _ in others
+    ]
+    for place, file in _other_files(folder, "tokenizer", weights.files).items():
+        if file.name == "generation_config.json":
+            place = f"text_encoder/{file.name}"
+        files[place] = file
     return groups
 
 
-def _source(
-    path: Path,
-    kind: SourceKind,
-    tensors: Mapping[str, Stored],
-    settings: Mapping[str, Any] | None,
-    tables: Mapping[str, tuple[Stored, Loader | None]],
-    remarks: list[str],
-) -> Source:
-    if not tensors:
-        raise CheckpointError(
-            f"{path} holds no readable weights: {'; '.join(remarks) or 'no files'}"
-        )
-    return Source(path, kind, tensors, settings, tables, tuple(remarks))
+def _source(found: Source) -> Source:
+    if not found.tensors:
+        why = "; ".join((*found.unread, *found.remarks)) or "no files"
+        raise CheckpointError(f"{found.path} holds no readable weights: {why}")
+    return found

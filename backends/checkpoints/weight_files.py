@@ -34,24 +34,35 @@ def read_weights(folder: Path, stems: tuple[str, str]) -> LazyTensors:
     Takes safetensors if there are any, otherwise torch files without pickled code. Raises
     `CheckpointError` for missing or damaged files, and for files that hold code.
     """
-    files = [
-        *(
-            (folder / f"{stems[0]}.{end}", _safetensors)
-            for end in ("safetensors", "safetensors.index.json")
-        ),
-        *((folder / f"{stems[1]}.{end}", _torch_file) for end in ("bin", "bin.index.json")),
-    ]
-    for path, read in files:
-        if not path.is_file():
-            continue
-        if path.suffix == ".json":
-            return _sharded(path, read)
-        return LazyTensors(read(path))
+    path = chosen(folder, stems)
+    if path is not None:
+        read = _torch_file if ".bin" in path.suffixes else _safetensors
+        return _sharded(path, read) if path.suffix == ".json" else LazyTensors(read(path))
     there = sorted(p.name for p in folder.glob("*")) if folder.is_dir() else []
+    expected = " or ".join(candidate.name for candidate in _candidates(folder, stems))
     raise CheckpointError(
-        f"{folder} has no weights: expected {' or '.join(p.name for p, _ in files)}, found"
+        f"{folder} has no weights: expected {expected}, found"
         f" {', '.join(there) or 'nothing'}. Fetch the whole folder, or name the variant's files so"
     )
+
+
+def chosen(folder: Path, stems: tuple[str, str]) -> Path | None:
+    """The file, or the index of shards, that `read_weights` takes in `folder`; None if none."""
+    return next((path for path in _candidates(folder, stems) if path.is_file()), None)
+
+
+def parts(path: Path) -> set[Path]:
+    """A weight file itself; an index together with the shards that it names."""
+    if path.suffix != ".json":
+        return {path}
+    return {path, *(path.parent / file for file in _weight_map(path).values())}
+
+
+def _candidates(folder: Path, stems: tuple[str, str]) -> list[Path]:
+    return [
+        *(folder / f"{stems[0]}.{end}" for end in ("safetensors", "safetensors.index.json")),
+        *(folder / f"{stems[1]}.{end}" for end in ("bin", "bin.index.json")),
+    ]
 
 
 def write_weights(folder: Path, tensors: Mapping[str, Tensor], stem: str) -> None:
@@ -155,6 +166,7 @@ def _save(path: Path, tensors: Mapping[str, Tensor], names: list[str]) -> int:
 
 
 def _safetensors(path: Path) -> dict[str, Loader]:
+    _refuse_cut(path)
     try:
         file = cast(Any, safe_open)(path, framework="pt", device="cpu")
         names: list[str] = list(file.keys())
@@ -164,6 +176,30 @@ def _safetensors(path: Path) -> dict[str, Loader]:
             " LFS pointer. Fetch it again"
         ) from error
     return {name: _getter(file, name) for name in names}
+
+
+def _refuse_cut(path: Path) -> None:
+    """Raise `CheckpointError` for a file that is not as long as its own header says.
+
+    The format: eight bytes with the header's length, the header as JSON, then the tensors, each
+    between two `data_offsets`.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = int.from_bytes(file.read(8), "little") + 8
+            header = json.loads(file.read(start - 8)) if start <= size else {}
+        ends = [
+            entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"
+        ]
+        wanted = start + max(ends, default=0)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
+        return  # no header of this format: the library says what is wrong with it
+    if size != wanted and wanted - size < 1 << 48:
+        raise CheckpointError(
+            f"{path} is damaged: its header describes {wanted} bytes, and the file has {size}"
+            f" ({'cut off' if size < wanted else 'more than was written'}). Download it again"
+        )
 
 
 def _getter(file: Any, name: str) -> Loader:
@@ -182,12 +218,26 @@ def _constant(tensor: Tensor) -> Loader:
 
 
 def _sharded(index: Path, read: Any) -> LazyTensors:
+    weight_map = _weight_map(index)
+    files = {file: read(index.parent / file) for file in sorted(set(weight_map.values()))}
     try:
-        weight_map: dict[str, str] = json.loads(index.read_text())["weight_map"]
-        files = {file: read(index.parent / file) for file in sorted(set(weight_map.values()))}
         return LazyTensors({name: files[file][name] for name, file in weight_map.items()})
+    except KeyError as error:
+        raise _undescribed(index, error) from error
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    try:
+        found: dict[str, str] = dict(json.loads(index.read_text())["weight_map"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f"{index} does not describe the files beside it ({type(error).__name__}: {error});"
-            " fetch the index and its shards again"
-        ) from error
+        raise _undescribed(index, error) from error
+    if odd := next((file for file in found.values() if type(file) is not str), None):
+        raise _undescribed(index, TypeError(f"a file called {odd!r}"))
+    return found
+
+
+def _undescribed(index: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{index} does not describe the files beside it ({type(error).__name__}: {error});"
+        " fetch the index and its shards again"
+    )

@@ -107,6 +107,11 @@ def _audited(a: Path, b: Path, leave_out: str | None) -> tuple[Evidence, list[Fi
     found = [f for f in report.findings if leave_out is None or f.component != leave_out]
     equal, of = report.compared.get("identical", 0), sum(report.compared.values())
     said = f"{_short(b)} against {_short(a)}: {equal} of {of} tensors identical up to layout"
+    left = [text for row in report.coverage for text in row.missing]
+    if left:
+        said = f"{said}; not compared: {'; '.join(left)}"
+    if not found and left:
+        return _evidence("noted", f"{said}; nothing found in what was compared"), []
     if not found:
         return _evidence("agrees", f"{said}, and nothing found in what is run of them"), []
     told = "; ".join(finding.detail for finding in found[:_SHOWN])

@@ -10,7 +10,7 @@ from harness.audit.loras import fit_findings, lora_against_lora, own_findings
 from harness.audit.records import AuditReport, SourceReport
 from harness.audit.summary import peak_gib, summary
 from harness.errors import EXIT_DIFFERENT, EXIT_EQUIVALENT
-from harness.records import Finding
+from harness.records import Coverage, Finding
 from harness.report.text import counted
 
 
@@ -22,7 +22,12 @@ def compare_loras(a: LoraSource, b: LoraSource, started: float) -> AuditReport:
     else:
         said = f"DIFFERENT: {counted(len(findings), 'finding')} on {len(b.layers)} LoRA layers"
     notes = list(own_findings(a, "the reference"))
-    return _report(lora_summary(a), lora_summary(b), said, findings, notes, started)
+    both = set(a.layers) & set(b.layers)
+    alone = sorted(set(a.layers) ^ set(b.layers))
+    covered = Coverage(
+        kind="layers", compared=len(both), total=len(both) + len(alone), missing=alone
+    )
+    return _report(lora_summary(a), lora_summary(b), said, findings, notes, [covered], started)
 
 
 def check_fit(model: Source, lora: LoraSource, started: float) -> AuditReport:
@@ -30,11 +35,12 @@ def check_fit(model: Source, lora: LoraSource, started: float) -> AuditReport:
     shapes = {name: stored.shape for name, stored in model.tensors.items()}
     findings = [*fit_findings(lora, shapes), *own_findings(lora, "the LoRA")]
     layers = counted(len(lora.layers), "layer")
+    covered = Coverage(kind="layers", compared=len(lora.layers), total=len(lora.layers))
     if not findings:
         said = f"FITS: every one of the LoRA's {layers} is in the model, in its size"
     else:
         said = f"DOES NOT FIT: {counted(len(findings), 'finding')} on the LoRA's {layers}"
-    return _report(summary(model), lora_summary(lora), said, findings, [], started)
+    return _report(summary(model), lora_summary(lora), said, findings, [], [covered], started)
 
 
 def lora_summary(lora: LoraSource) -> SourceReport:
@@ -59,6 +65,7 @@ def _report(
     headline: str,
     findings: list[Finding],
     notes: list[Finding],
+    coverage: list[Coverage],
     started: float,
 ) -> AuditReport:
     return AuditReport(
@@ -66,6 +73,7 @@ def _report(
         candidate=candidate,
         identical=not findings,
         headline=headline,
+        coverage=coverage,
         compared={},
         findings=findings,
         notes=notes,

@@ -42,23 +42,14 @@ def copies(found: Comparison) -> list[Finding]:
     return [_copy(group) for group in groups.values() if len(group) > 1 and _all_equal(group)]
 
 
-def not_compared(a: Source, b: Source, components: tuple[str, ...]) -> list[Finding]:
-    """What only one side holds or could not be read, where that was no difference but a choice."""
+def remarks(a: Source, b: Source) -> list[Finding]:
+    """What is to be known of a side alone, and the tables that SAT stores and Diffusers computes."""
     found = [
-        _note("component", component, f"only the {which} holds {component}; it was not compared")
-        for side, which in ((a, "reference"), (b, "candidate"))
-        for component in side.components
-        if component not in components
-    ]
-    found += [
         _note("component", which, f"{which}: {remark}")
         for side, which in ((a, "reference"), (b, "candidate"))
         for remark in side.remarks
     ]
-    if a.configs is None or b.configs is None:
-        which = "reference" if a.configs is None else "candidate"
-        found.append(_note("config", "settings", f"the {which} has no settings to compare"))
-    for name, (stored, expected) in {**a.tables, **b.tables}.items():
+    for name, (stored, expected, _) in {**a.tables, **b.tables}.items():
         checked = "checked against the settings" if expected else "read by nothing, or not checked"
         found.append(
             _note("weights", name, f"{stored.stored_as}: SAT stores it, Diffusers computes it"

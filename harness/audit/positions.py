@@ -141,7 +141,7 @@ def _waves(count: int, scale: float, size: int) -> Tensor:
 
 
 def _tables(source: Source, which: str) -> Iterable[Finding]:
-    for name, (stored, expected) in source.tables.items():
+    for name, (stored, expected, _) in source.tables.items():
         if expected is None:
             continue
         tensor = stored.load()

@@ -9,15 +9,16 @@ from pathlib import Path
 from backends.checkpoints import LoraSource, Source, open_lora_source, open_source
 from harness.audit.arrangement import explain
 from harness.audit.compare import Comparison, Pair, Progress, compare
+from harness.audit.coverage import coverage
 from harness.audit.lora_procedure import check_fit, compare_loras
 from harness.audit.loras import fit_findings, fused_findings, own_findings
-from harness.audit.notes import copies, not_compared, range_findings
+from harness.audit.notes import copies, range_findings, remarks
 from harness.audit.positions import position_findings
 from harness.audit.records import AuditReport
 from harness.audit.settings import differing, own_faults, setting_findings, unused_keys
 from harness.audit.summary import peak_gib, summary
 from harness.audit.weights import weight_findings
-from harness.errors import EXIT_DIFFERENT, EXIT_EQUIVALENT, ParityError
+from harness.errors import EXIT_DIFFERENT, EXIT_EQUIVALENT, EXIT_UNDECIDED, ParityError
 from harness.records import Finding
 
 
@@ -87,14 +88,17 @@ def _audit(
         *[_unused(key) for key in unused_keys(settings, a, b)],
         *copies(found),
         *(range_findings(found.pairs, "float16") if dtype != "float16" else ()),
-        *not_compared(a, b, components),
+        *remarks(a, b),
     ]
-    identical = not findings and all(pair.status == "identical" for pair in found.pairs)
+    covered = coverage(a, b, found.pairs)
+    missing = any(row.missing for row in covered)
+    equal = all(pair.status == "identical" for pair in found.pairs)
     return AuditReport(
         reference=summary(a),
         candidate=summary(b),
-        identical=identical,
-        headline=_headline(found, findings, components, a, b, dtype),
+        identical=equal and not findings and not missing,
+        headline=_headline(found, findings, components, missing, dtype),
+        coverage=covered,
         compared=dict(Counter(pair.status for pair in found.pairs)),
         findings=findings,
         notes=notes,
@@ -102,8 +106,14 @@ def _audit(
         tensors=[pair.report() for pair in found.pairs],
         wall_s=time.perf_counter() - started,
         peak_gib=peak_gib(),
-        exit_code=EXIT_EQUIVALENT if not findings else EXIT_DIFFERENT,
+        exit_code=_exit_code(findings, missing),
     )
+
+
+def _exit_code(findings: list[Finding], missing: bool) -> int:
+    if findings:
+        return EXIT_DIFFERENT
+    return EXIT_UNDECIDED if missing else EXIT_EQUIVALENT
 
 
 def _fused(found: Comparison, a: Source, lora: LoraSource, strength: float) -> list[Finding]:
@@ -141,8 +151,7 @@ def _headline(
     found: Comparison,
     findings: list[Finding],
     components: tuple[str, ...],
-    a: Source,
-    b: Source,
+    missing: bool,
     dtype: str | None,
 ) -> str:
     total = len(found.pairs)
@@ -153,6 +162,11 @@ def _headline(
         return (
             f"DIFFERENT: {len(findings)} findings; {equal} of {total} tensors identical in canonical"
             f" layout ({where})"
+        )
+    if missing:
+        return (
+            f"UNDECIDED: nothing found in the {total} tensors that were compared ({where}), but not"
+            " everything was compared"
         )
     regrouped = [p for p in found.pairs if _moved_rows(p)]
     layout = (
@@ -168,10 +182,9 @@ def _headline(
             f"IDENTICAL after rounding to {dtype}, as intended: {accepted} tensors rounded exactly,"
             f" {equal} equal to the bit ({where})"
         )
-    settings = "" if a.configs is not None and b.configs is not None else "; settings not compared"
     return (
         f"IDENTICAL up to layout: all {total} tensors equal to the bit in canonical layout{layout}"
-        f" ({where}){settings}"
+        f" ({where})"
     )
 
 

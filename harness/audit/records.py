@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from harness.records import Finding, Record
+from harness.records import Coverage, Finding, Record
 
-AUDIT_SCHEMA_VERSION = 1
+AUDIT_SCHEMA_VERSION = 2
 
 Status = Literal[
     "identical", "same_values", "rounded", "differs", "reshaped", "missing", "unexpected"
@@ -82,8 +82,9 @@ class SourceReport(Record):
 class AuditReport(Record):
     """Two checkpoints compared tensor by tensor and key by key.
 
-    `identical` means: every compared tensor has the same bits in canonical layout, none is missing
-    or unexpected, and no compared setting differs. `findings` are the differences, worst first;
+    `identical` means: everything that either side has was compared, every tensor has the same bits in
+    canonical layout, and no setting differs. `coverage` says what was compared and names what was not;
+    with anything missing there the exit code is never 0. `findings` are the differences, worst first;
     `notes` are facts that make no difference between the two (ranges, tied tensors, what was not
     compared). `compared` counts tensors by status. `peak_gib` is the process's peak resident memory.
     """
@@ -93,6 +94,7 @@ class AuditReport(Record):
     candidate: SourceReport
     identical: bool
     headline: str
+    coverage: list[Coverage]
     compared: dict[str, int]
     findings: list[Finding]
     notes: list[Finding]

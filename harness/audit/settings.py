@@ -51,8 +51,12 @@ def differing(a: Source, b: Source) -> dict[str, dict[str, Any]]:
     if a.configs is None or b.configs is None:
         return {}
     both = set(a.configs) & set(b.configs)
-    if a.kind == b.kind == "diffusers":
-        both |= set(a.configs) ^ set(b.configs)
+    if "sat" not in (a.kind, b.kind):
+        whole = a.kind == b.kind == "diffusers"
+        shared = {key.partition(".")[0] for key in a.configs}
+        shared &= {key.partition(".")[0] for key in b.configs}
+        alone = set(a.configs) ^ set(b.configs)
+        both |= {key for key in alone if whole or key.partition(".")[0] in shared}
     both.discard("pipeline.scheduler")  # the scheduler's own file names its class
     return {
         key: {"reference": a.configs.get(key), "candidate": b.configs.get(key)}

@@ -7,6 +7,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from harness.audit.coverage import in_words
 from harness.audit.records import AuditReport, SourceReport, Status, TensorReport, Values
 from harness.report.text import ABSENT, magnitude, visible
 
@@ -40,7 +41,9 @@ def print_report(report: AuditReport, console: Console, rows: int = SHOWN) -> No
     _print_tensors(report, console, rows)
     for finding in report.notes:
         console.print(Text(f"note: {visible(finding.detail)}", "dim"))
-    tone = "green" if report.exit_code == 0 else "bold red"
+    components = {tensor.name.partition(".")[0]: None for tensor in report.tensors}
+    console.print(Text(visible(in_words(report.coverage, components or ("lora",)))))
+    tone = {0: "green", 3: "bold yellow"}.get(report.exit_code, "bold red")
     read = report.reference.gib + report.candidate.gib
     console.print(Padding(Text(visible(report.headline), tone), (1, 0, 0, 0)))
     console.print(

@@ -18,7 +18,7 @@ examples:
   parity audit CogVideoX-5b my-converted-folder
   parity audit my-sat-folder my-diffusers-folder --json audit.json
   parity audit before/transformer after/transformer
-  parity audit sat/vae/3d-vae.pt CogVideoX-5b/vae
+  parity audit sat/vae/3d-vae.pt CogVideoX-5b/vae/diffusion_pytorch_model.safetensors
   parity audit micro-5b half-precision-copy --dtype float16
   parity audit CogVideoX-5b fused-folder --lora pytorch_lora_weights.safetensors
   parity audit CogVideoX-5b pytorch_lora_weights.safetensors      do its keys fit?
@@ -27,7 +27,8 @@ examples:
 exit codes:
   0 identical up to layout (and rounding to --dtype); with --config: no hazard
   1 different; with --config: hazards found
-  2 usage, or a checkpoint that cannot be read
+  2 usage, or a checkpoint that is damaged or cannot be read
+  3 nothing different, but not everything that either side has was compared
 """
 _DTYPES = ("float32", "bfloat16", "float16")
 

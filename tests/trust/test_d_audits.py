@@ -1,0 +1,187 @@
+"""Kind D: an audit passes only over what it compared, and says what that was."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from backends.errors import CheckpointError
+from backends.micro import model_path
+from harness.audit import audit
+from harness.audit.records import AuditReport
+from harness.cli import main
+
+State = dict[str, Tensor]
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Path, Path]:
+    """Two copies of the micro model, to be changed."""
+    source = model_path("micro-5b")
+    return copied(source, tmp_path / "reference"), copied(source, tmp_path / "candidate")
+
+
+def copied(source: Path, target: Path) -> Path:
+    return Path(shutil.copytree(source, target))
+
+
+def edit(file: Path, change: Callable[[State], None]) -> None:
+    state = {name: tensor.clone() for name, tensor in load_file(file).items()}
+    change(state)
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, file)
+
+
+def times(factor: float) -> Callable[[State], None]:
+    return lambda state: state.update({name: t * factor for name, t in state.items()})
+
+
+def not_compared(report: AuditReport) -> str:
+    return "; ".join(text for row in report.coverage for text in row.missing)
+
+
+def add_component(folder: Path, name: str, factor: float, *, named: bool = True) -> None:
+    """A component of any name: small weights, times `factor`, with or without an index entry."""
+    (folder / name).mkdir()
+    weights = torch.arange(1.0, 65.0).view(8, 8) * factor
+    save_file({"proj.weight": weights}, folder / name / WEIGHTS)
+    index = folder / "model_index.json"
+    if named:
+        content = json.loads(index.read_text()) | {name: ["diffusers", "AnyModel"]}
+        index.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("name", ["transformer_2", "text_encoder_2", "prior", "image_encoder"])
+def test_a_component_of_any_name_is_compared(
+    name: str, named: bool, pair: tuple[Path, Path]
+) -> None:
+    for folder, factor in zip(pair, (1.0, 1.5), strict=True):
+        add_component(folder, name, factor, named=named)
+    report = audit(*pair)
+    (finding,) = report.findings
+    assert f"{name}.proj" in finding.detail and "times 1.5" in finding.detail
+    assert report.exit_code == 1 and "DIFFERENT" in report.headline
+    assert audit(pair[0], pair[0]).exit_code == 0
+
+
+def test_the_settings_of_an_unknown_component_count(pair: tuple[Path, Path]) -> None:
+    for folder, scale in zip(pair, (1, 2), strict=True):
+        add_component(folder, "prior", 1.0)
+        (folder / "prior" / "config.json").write_text(json.dumps({"scale": scale}))
+    assert [finding.name for finding in audit(*pair).findings] == ["prior.scale"]
+
+
+def test_everything_compared_is_said(
+    pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "audit.json"
+    assert main(["audit", *map(str, pair), "--json", str(target)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "421 of 421 tensors compared; components: text_encoder, transformer, vae" in said
+    assert "not compared: nothing" in said
+    rows = {row["kind"]: row for row in json.loads(target.read_text())["coverage"]}
+    assert rows["tensors"]["compared"] == rows["tensors"]["total"] == 421
+    assert rows["files"]["total"] == 3, "the tokenizer's files"
+
+
+@pytest.mark.parametrize("part", ["transformer", "vae", "text_encoder"])
+def test_a_part_does_not_stand_for_the_whole(part: str, pair: tuple[Path, Path]) -> None:
+    report = audit(pair[0], pair[1] / part)
+    assert report.exit_code == 3 and report.headline.startswith("UNDECIDED")
+    others = {"transformer", "vae", "text_encoder"} - {part}
+    assert all(f"{other} (" in not_compared(report) for other in others)
+    assert audit(pair[0] / part, pair[1] / part).exit_code == 0
+
+
+def drop_weights(folder: Path) -> None:
+    (folder / "vae" / WEIGHTS).unlink()
+
+
+def change_vocabulary(folder: Path) -> None:
+    file = folder / "tokenizer" / "spiece.model"
+    file.write_bytes(file.read_bytes() + b"\n")
+
+
+def drop_tokenizer_file(folder: Path) -> None:
+    (folder / "tokenizer" / "tokenizer.json").unlink()
+
+
+def add_variant(folder: Path) -> None:
+    name = "diffusion_pytorch_model.fp16.safetensors"
+    save_file({"proj.weight": torch.ones(2)}, folder / "transformer" / name)
+
+
+def add_loose_file(folder: Path) -> None:
+    save_file({"proj.weight": torch.ones(2)}, folder / "pytorch_lora_weights.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        (change_vocabulary, "tokenizer/spiece.model"),
+        (drop_tokenizer_file, "tokenizer/tokenizer.json"),
+        (add_variant, "transformer/diffusion_pytorch_model.fp16.safetensors"),
+        (add_loose_file, "pytorch_lora_weights.safetensors"),
+    ],
+)
+def test_what_was_not_compared_is_no_pass(
+    change: Callable[[Path], None], names: str, pair: tuple[Path, Path]
+) -> None:
+    change(pair[1])
+    report = audit(*pair)
+    assert report.findings == [] and report.exit_code == 3 and not report.identical
+    assert names in not_compared(report)
+
+
+def test_weights_that_both_sides_lack_are_no_pass(pair: tuple[Path, Path]) -> None:
+    for folder in pair:
+        drop_weights(folder)
+    report = audit(*pair)
+    assert report.exit_code == 3 and "vae" in not_compared(report)
+    for folder in pair:
+        shutil.rmtree(folder / "vae")
+    assert "does not exist" in not_compared(audit(*pair))
+
+
+def test_a_bare_weight_file_has_no_settings_to_compare(pair: tuple[Path, Path]) -> None:
+    report = audit(pair[0] / "vae", pair[1] / "vae" / WEIGHTS)
+    assert report.exit_code == 3 and "settings" in not_compared(report)
+    assert audit(pair[0] / "vae" / WEIGHTS, pair[1] / "vae" / WEIGHTS).exit_code == 0
+
+
+@pytest.mark.parametrize("part", ["transformer", "vae"])
+@pytest.mark.parametrize("cut", [1, 4096, 0.5])
+def test_a_truncated_file_is_a_damaged_file(
+    cut: float, part: str, pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = pair[1] / part / WEIGHTS
+    content = file.read_bytes()
+    kept = len(content) - int(cut if cut >= 1 else cut * len(content))
+    file.write_bytes(content[:kept])
+    says = f"describes {len(content)} bytes, and the file has {kept}"
+    with pytest.raises(CheckpointError, match=says):
+        audit(*pair)
+    assert main(["audit", *map(str, pair)]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert file.name in said and "Download it again" in said and "missing" not in said
+
+
+def test_a_file_that_is_too_long_or_lost_a_shard_is_damaged(pair: tuple[Path, Path]) -> None:
+    file = pair[1] / "vae" / WEIGHTS
+    file.write_bytes(file.read_bytes() + b"\0" * 100)
+    with pytest.raises(CheckpointError, match="more than was written"):
+        audit(*pair)
+    file.unlink()
+    shard = "diffusion_pytorch_model-00001-of-00001.safetensors"
+    index = {"weight_map": {"decoder.conv_in.conv.bias": shard}}
+    (file.parent / f"{WEIGHTS}.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match=shard):
+        audit(*pair)
