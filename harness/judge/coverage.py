@@ -69,12 +69,6 @@ def of_runs(frames: Mapping[int, tuple[int, int]]) -> list[Coverage]:
     ]
 
 
-def sentence(coverage: Sequence[Coverage]) -> str:
-    """As in "Compared: 422 of 422 weights, 3 of 3 components." Empty where nothing was counted."""
-    counted = [f"{row.compared} of {row.total} {row.kind}" for row in coverage]
-    return f"Compared: {', '.join(counted)}." if counted else ""
-
-
 def not_compared(coverage: Sequence[Coverage]) -> list[str]:
     """One sentence for each kind of which something is missing."""
     return [

@@ -11,7 +11,14 @@ from harness.report.evidence import Link, read_chain
 from harness.report.matrix import Cell, Matrix, Row, build_matrix
 from harness.report.reading import RunFiles
 from harness.report.scores import metric_title
-from harness.report.text import ABSENT, counted, finding_sentence, visible, warning_sentence
+from harness.report.text import (
+    ABSENT,
+    counted,
+    coverage_sentence,
+    finding_sentence,
+    visible,
+    warning_sentence,
+)
 from harness.report.verdicts import VERDICTS
 
 # A job summary may hold 1 MiB; the rest is left to what other steps write.
@@ -90,6 +97,7 @@ def _section(row: Row) -> str:
     pair = row.pair
     lines += [escaped(pair.summary or row.verdict.meaning)]
     lines += [] if pair.summary else [escaped(reason) for reason in pair.reasons]
+    lines += ["", escaped(coverage_sentence(pair.coverage))] if pair.coverage else []
     lines += ["", *(f"- {escaped(finding_sentence(f))}" for f in pair.findings)]
     lines += [f"  - what to do: {escaped(f.remedy)}" for f in pair.findings if f.remedy]
     lines += [

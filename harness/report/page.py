@@ -22,6 +22,7 @@ from harness.report.scores import metric_title
 from harness.report.text import (
     ABSENT,
     counted,
+    coverage_sentence,
     magnitude,
     visible,
     visible_lines,
@@ -149,6 +150,7 @@ def _environment() -> Environment:
         counted=counted,
         magnitude=magnitude,
         ratio=shown_ratio,
+        coverage_sentence=coverage_sentence,
     )
     constants: dict[str, Any] = environment.globals
     constants.update(absent=ABSENT, components=COMPONENTS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from harness.records import Evidence, PairResult
 from harness.report.cause import COMPONENTS, find_cause
 from harness.report.evidence import read_chain
-from harness.report.text import finding_sentence, visible_lines
+from harness.report.text import coverage_sentence, finding_sentence, visible_lines
 
 
 def describe_pair(pair: PairResult) -> str:
@@ -19,6 +19,8 @@ def describe_pair(pair: PairResult) -> str:
         lines.append(f"finding: {finding_sentence(finding)}")
         if finding.remedy:
             lines.append(f"  what to do: {finding.remedy}")
+    if compared := coverage_sentence(pair.coverage):
+        lines.append(compared)
     lines += [
         f"evidence: {link.check.check} ({link.stage}{_part(link.check)}) {link.check.outcome}:"
         f" {link.check.detail}"

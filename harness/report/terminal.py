@@ -12,7 +12,12 @@ from rich.text import Text
 from harness.records import RunResult
 from harness.report.matrix import Cell, Matrix, Row, build_matrix
 from harness.report.reading import Renders
-from harness.report.text import finding_sentence, visible, warning_sentence
+from harness.report.text import (
+    coverage_sentence,
+    finding_sentence,
+    visible,
+    warning_sentence,
+)
 from harness.report.verdicts import VERDICTS, Tone
 
 ROOMY = 100
@@ -94,6 +99,8 @@ def _print_pair(row: Row, console: Console) -> None:
     console.print(head)
     for reason in pair.reasons or [word.meaning]:
         console.print(Padding(Text(visible(reason)), (0, 0, 0, 4)))
+    if compared := coverage_sentence(pair.coverage):
+        console.print(Padding(Text(compared, "dim"), (0, 0, 0, 4)))
     for finding in pair.findings:
         console.print(Padding(Text(f"- {finding_sentence(finding)}"), (0, 0, 0, 4)))
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from collections.abc import Sequence
 
-from harness.records import Finding
+from harness.records import Coverage, Finding
 
 ABSENT = "—"
 """Stands where there is nothing to show; never a zero."""
+
+_LISTED = 8
 
 _REORDERING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
@@ -83,3 +86,18 @@ def finding_sentence(finding: Finding) -> str:
     known = f" (known difference {finding.known})" if finding.known else ""
     named = "" if finding.detail.startswith(finding.name) else f" {finding.name}"
     return visible(f"{finding.kind}{named}: {finding.detail}{known}")
+
+
+def coverage_sentence(coverage: Sequence[Coverage]) -> str:
+    """How much of what the two sides have was compared, and how much was not; empty if not counted.
+
+    >>> coverage_sentence([Coverage(kind="weights", compared=421, total=422, missing=["x (why)"])])
+    'Compared: 421 of 422 weights. Not compared: x (why).'
+    """
+    if not coverage:
+        return ""
+    counts = ", ".join(f"{row.compared} of {row.total} {row.kind}" for row in coverage)
+    missing = [name for row in coverage for name in row.missing]
+    more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
+    told = f" Not compared: {'; '.join(missing[:_LISTED])}{more}." if missing else ""
+    return visible(f"Compared: {counts}.{told}")

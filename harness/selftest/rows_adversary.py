@@ -151,7 +151,7 @@ _MODEL = (
     _row("model", "positions_added_twice", "position table added twice", "transformer", (TWO,),
          "transformer.patch_embed"),
     _row("model", "rope_crop_off_by_one", "positions one column late at another size",
-         "transformer", (_WIDE,), f"{_BLOCKS}.0.attn1"),
+         "loop", (_WIDE,), key="image_rotary_emb[0]"),
     _row("model", "feed_forward_chunks", "the last tokens get no feed-forward", "transformer",
          (TWO_BF16, TWO, FIVE), f"{_BLOCKS}.0.ff"),
     _row("model", "frames_of_patch_interleaved", "1.5's frames unpacked in the wrong order",

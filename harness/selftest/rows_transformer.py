@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from harness.records import VerdictName
 from harness.selftest.catalogue import Fault
 from harness.selftest.setting import (
@@ -34,14 +36,18 @@ def _rows(
 
 
 def _told(
-    name: str, summary: str, settings: tuple[Setting, ...], field: str | None
+    place: str,
+    kind: str,
+    argument: str,
+    rows: Sequence[tuple[str, str, tuple[Setting, ...], str | None]],
 ) -> tuple[Fault, ...]:
-    """A wrong timestep is its caller's fault, and named as that argument."""
-    return (
+    """What the transformer is told wrongly is its caller's fault, and named as that `argument`."""
+    return tuple(
         Fault(
-            name, "time", summary, "loop", settings, "backends.faults.blocks",
-            config_key="timestep", field=field,
-        ),
+            name, kind, summary, "loop", settings, f"backends.faults.{place}",
+            config_key=argument, field=field,
+        )
+        for name, summary, settings, field in rows
     )  # fmt: skip
 
 
@@ -85,21 +91,24 @@ ROWS = (
         ("attention_overflow", "block 4's logits overflow in half precision", "4.attn1",
          _ANY, "X18"),
     ), ("broken",)),
+    *_told("positions", "positions", "image_rotary_emb[0]", (
+        ("rope_base_size", "positions scaled for 480x720", (FIVE,), "X03"),
+        ("rope_theta", "base wavelength 1000", (FIVE, FIVE_BF16), None),
+        ("rope_double_time", "time positions twice as far apart", (FIVE,), "X04"),
+        ("rope_shifted", "positions one token late", (FIVE_BF16, FIVE), "X08"),
+        ("rope_axes_swapped", "rows and columns exchanged", (FIVE,), "X10"),
+        ("rope_bf16_tables", "tables computed in bfloat16", (FIVE,), "X11"),
+        ("rope_last_frame_late", "last latent frame placed on the one before", (FIVE, FIVE_LONG), None),
+        ("rope_parts_swapped", "height's and width's channels exchanged", (FIVE,), None),
+    )),
+    *_told("positions", "positions", "image_rotary_emb[1]", (
+        ("rope_sine_negated", "rotation in the other sense", (FIVE,), None),
+    )),
     *_rows("positions", "positions", (
-        ("rope_base_size", "positions scaled for 480x720", "0.attn1", (FIVE,), "X03"),
-        ("rope_theta", "base wavelength 1000", "0.attn1", (FIVE, FIVE_BF16), None),
-        ("rope_double_time", "time positions twice as far apart", "0.attn1", (FIVE,), "X04"),
         ("rope_half_split", "channels paired half and half", "0.attn1", (FIVE,), "X06"),
-        ("rope_shifted", "positions one token late", "0.attn1", (FIVE_BF16, FIVE), "X08"),
-        ("rope_axes_swapped", "rows and columns exchanged", "0.attn1", (FIVE,), "X10"),
-        ("rope_bf16_tables", "tables computed in bfloat16", "0.attn1", (FIVE,), "X11"),
-        ("rope_sine_negated", "rotation in the other sense", "0.attn1", (FIVE,), None),
         ("rope_key_unrotated", "only queries rotated", "0.attn1", (FIVE,), None),
         ("rope_value_rotated", "values rotated too", "0.attn1", (FIVE,), None),
         ("rope_missing_in_block_3", "block 3 does not rotate", "3.attn1", (FIVE_BF16, FIVE), None),
-        ("rope_last_frame_late", "last latent frame placed on the one before", "0.attn1",
-         (FIVE, FIVE_LONG), None),
-        ("rope_parts_swapped", "height's and width's channels exchanged", "0.attn1", (FIVE,), None),
         ("table_missing", "no position table", "patch_embed", (TWO,), "W06"),
         ("table_interpolation", "table without spatial interpolation", "patch_embed", (TWO,), "W07"),
         ("table_time_interpolation", "table with time stretched twice", "patch_embed",
@@ -140,9 +149,11 @@ ROWS = (
         ("feed_forward_without_text", "block 0's feed-forward skips the text", "0.ff", _ANY, None),
         ("tokens_text_last", "text after the video", "patch_embed", _BACK, None),
     )),
-    *_told("time_off_by_one", "the transformer is told t - 1", (TWO_BF16, TWO, FIVE), "X21"),
-    *_told("time_as_fraction", "the transformer is told t / 1000", _BACK, "X21"),
-    *_told("time_bf16", "timestep rounded to bfloat16", _ANY, None),
+    *_told("blocks", "time", "timestep", (
+        ("time_off_by_one", "the transformer is told t - 1", (TWO_BF16, TWO, FIVE), "X21"),
+        ("time_as_fraction", "the transformer is told t / 1000", _BACK, "X21"),
+        ("time_bf16", "timestep rounded to bfloat16", _ANY, None),
+    )),
     *_rows("blocks", "time", (
         ("time_sine_first", "sines before cosines", "time_proj", _ANY, None),
         ("time_frequency_shift", "frequencies divided by half - 1", "time_proj", _BACK, None),
