@@ -44,6 +44,7 @@ ELSEWHERE = {
         "tests/roundtrip/test_driven.py::metadata",
     "parity export --mlflow http://mlflow.example:5000 --experiment cogvideox":
         "tests/report/test_tracking.py::--mlflow",
+    "parity fetch lpips": "tests/metrics/test_lpips_sources.py::main([\"fetch\", \"lpips\"]",
     "pytest --parity-accept": "tests/harness/test_pytest_plugin.py::--parity-accept",
 }  # fmt: skip
 PLACEHOLDERS = {"BEFORE": "micro-2b", "AFTER": "micro-2b"}
