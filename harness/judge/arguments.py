@@ -28,8 +28,8 @@ NATIVE_CHECK = ".arguments."
 
 TABLE_LIMIT = 1e-5
 """Relative L2 between an argument's values on the two sides. An angle worked out in float32 in another
-order is off by a few roundings of 6e-8 times the position, some 1e-6 for a few hundred positions (reckoned,
-not measured on a long video); the faults of the self-test change a table by 1e-3 and more."""
+order is off by a few roundings of 6e-8 times the position, some 1e-6 for a few hundred positions
+(reckoned, not measured on a long video); the self-test's faults change a table by 1e-3 and more."""
 
 UNITS = 4.0
 """How many unit roundoffs of the coarser dtype, where that allows more."""

@@ -28,8 +28,8 @@ SAME_VALUES = 1e-5
 
 
 SPAN = 30.0
-"""How many times more than an earlier module one must add to be named in its place. Chosen, not measured:
-a harmless 6e-6 in the time embedding stands before an attention that is off by 0.33."""
+"""How many times more than an earlier module one must add to be named in its place. Chosen, not
+measured: a harmless 6e-6 in the time embedding stands before an attention that is off by 0.33."""
 
 
 MOST = 1e30
