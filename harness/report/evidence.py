@@ -124,13 +124,14 @@ def read_chain(pair: PairResult) -> list[Link]:
 
 
 def by_stage(links: Iterable[Link]) -> list[Stage]:
-    """The chain in its stages, in the order in which they were first reached."""
-    stages: dict[str, list[Link]] = {}
+    """The chain in its stages, in the order of the procedure; one that it does not know comes last."""
+    stages: dict[str, list[Link]] = {stage: [] for stage in STAGES}
     for link in links:
         stages.setdefault(link.check.stage, []).append(link)
     return [
         Stage(STAGES.get(stage, stage), _EXPLAINED.get(stage, ""), group)
         for stage, group in stages.items()
+        if group
     ]
 
 

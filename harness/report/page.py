@@ -23,6 +23,7 @@ from harness.report.text import (
     ABSENT,
     counted,
     coverage_sentence,
+    known_words,
     magnitude,
     visible,
     visible_lines,
@@ -151,6 +152,7 @@ def _environment() -> Environment:
         magnitude=magnitude,
         ratio=shown_ratio,
         coverage_sentence=coverage_sentence,
+        known_words=known_words,
     )
     constants: dict[str, Any] = environment.globals
     constants.update(absent=ABSENT, components=COMPONENTS)

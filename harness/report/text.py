@@ -81,9 +81,18 @@ def warning_sentence(hazard: Finding) -> str:
     return visible(f"warning: {hazard.detail}{remedy}")
 
 
+def known_words(known: str) -> str:
+    """What makes a difference a known one: a registered row, or that the user set it.
+
+    >>> known_words("zero_snr_subset"), known_words("declared:cache")
+    ('known difference zero_snr_subset', 'set by you')
+    """
+    return "set by you" if known.startswith("declared:") else f"known difference {known}"
+
+
 def finding_sentence(finding: Finding) -> str:
     """Where it was seen, what differs, and whether that is a registered difference."""
-    known = f" (known difference {finding.known})" if finding.known else ""
+    known = f" ({known_words(finding.known)})" if finding.known else ""
     named = "" if finding.detail.startswith(finding.name) else f" {finding.name}"
     return visible(f"{finding.kind}{named}: {finding.detail}{known}")
 

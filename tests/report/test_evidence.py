@@ -59,7 +59,7 @@ def test_checks_have_words_and_unknown_ones_their_own_name(run: Synthetic) -> No
     found = stages(run, *checks)
     titles = [link.title for stage in found for link in (*stage.shown, *stage.folded)]
     assert titles == [
-        "candidate's own run: worst region of a frame", "VAE decoder", "unconditional embedding",
+        "VAE decoder", "unconditional embedding", "candidate's own run: worst region of a frame",
         "rank e-value", "a new check",
     ]  # fmt: skip
     assert found[-1].title == "a new stage"
