@@ -120,6 +120,14 @@ def open_sat_lora(path: Path) -> Lora:
     )
 
 
+def rank_and_alpha(path: Path) -> tuple[int | None, float, str]:
+    """Rank (None where nothing is said) and alpha of the SAT LoRA in `path`, and their origin.
+
+    Raises `CheckpointError`, `Unsupported` for a YAML that cannot be followed.
+    """
+    return _rank_and_alpha(_find_config(path))
+
+
 def check_representable(modules: Mapping[str, LoraModule]) -> LoraModule:
     """The one rank and alpha of a LoRA that SAT's mixin can hold. Raises `Unsupported` if it can't.
 

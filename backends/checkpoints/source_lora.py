@@ -8,6 +8,7 @@ an audit finds out. Understood are Diffusers' and PEFT's names (`lora_A`, `lora_
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from typing import Any, cast
 
 from safetensors import safe_open
 
+from backends.checkpoints.lora_sat import rank_and_alpha
 from backends.checkpoints.source_files import tensors_of
 from backends.checkpoints.tensors import Loader
 from backends.errors import CheckpointError
@@ -37,33 +39,34 @@ _HEADER = "lora_adapter_metadata"
 class LoraLayer:
     """The two matrices of one layer: `down` (rank, in), `up` (out, rank), read when called.
 
-    `alpha` is None where the file does not say.
+    `alpha` is None where the file does not say; `rank_stabilised` divides it by sqrt(rank).
     """
 
     down: Loader
     up: Loader
     rank: int
     alpha: float | None
+    rank_stabilised: bool = False
 
 
 @dataclass(frozen=True)
 class LoraSource:
     """An opened LoRA. `layers` by canonical layer name without component
     (`transformer_blocks.0.attn1.to_q`); `strange` are keys of no layer; `prefixed` says whether every
-    key has the prefix without which Diffusers ignores it. `sat` files take alpha as 1."""
+    key has the prefix without which Diffusers ignores it. A SAT file has the
+    alpha of the YAML beside it, and SAT's default 1 where there is none."""
 
     path: Path
     layers: Mapping[str, LoraLayer]
     strange: tuple[str, ...]
     prefixed: bool
-    sat: bool = False
 
     def scaling(self, layer: str) -> float:
-        """The factor before `up @ down`: alpha / rank; without alpha 1, or 1 / rank in SAT."""
+        """The factor before `up @ down`: alpha / rank; without alpha 1, as if it were the rank."""
         found = self.layers[layer]
         if found.alpha is not None:
-            return found.alpha / found.rank
-        return 1.0 / found.rank if self.sat else 1.0
+            return found.alpha / (math.sqrt(found.rank) if found.rank_stabilised else found.rank)
+        return 1.0
 
 
 @dataclass
@@ -91,6 +94,7 @@ def open_lora_source(path: Path) -> LoraSource | None:
     sat = any(".matrix_A." in name for name in loaders)
     parts: dict[str, _Parts] = {}
     strange: list[str] = []
+    stated_rank, stated_alpha, alpha_from = rank_and_alpha(path) if sat else (None, None, "")
     for name, load in loaders.items():
         if not _take(name, load, parts) and not (sat and "matrix_" not in name):
             strange.append(name)
@@ -101,10 +105,16 @@ def open_lora_source(path: Path) -> LoraSource | None:
             strange += part.names
             continue
         rank = part.down().shape[0]
-        alpha = part.alpha if part.alpha is not None else _stated(layer, settings)
-        layers[layer] = LoraLayer(part.down, part.up, rank, alpha)
+        if stated_rank is not None and rank != stated_rank:
+            raise CheckpointError(
+                f"{path}: rank {stated_rank} by its YAML ({alpha_from}), but {layer} has rank {rank};"
+                " they come from different trainings"
+            )
+        said = stated_alpha if sat else _stated(layer, settings)
+        alpha = part.alpha if part.alpha is not None else said
+        layers[layer] = LoraLayer(part.down, part.up, rank, alpha, bool(settings.get("use_rslora")))
     prefixed = sat or all(name.startswith("transformer.") for name in loaders)
-    return LoraSource(path, layers, tuple(strange), prefixed, sat)
+    return LoraSource(path, layers, tuple(strange), prefixed)
 
 
 def _take(name: str, load: Loader, parts: dict[str, _Parts]) -> bool:

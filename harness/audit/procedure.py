@@ -17,7 +17,7 @@ from harness.audit.positions import position_findings
 from harness.audit.records import AuditReport
 from harness.audit.settings import differing, own_faults, setting_findings, unused_keys
 from harness.audit.summary import peak_gib, summary
-from harness.audit.weights import weight_findings
+from harness.audit.weights import other_dtypes, weight_findings
 from harness.errors import EXIT_DIFFERENT, EXIT_EQUIVALENT, EXIT_UNDECIDED, ParityError
 from harness.records import Finding
 
@@ -81,11 +81,13 @@ def _audit(
         *fused,
         *position_findings(found.pairs, a, b),
         *weight_findings(found.pairs),
+        *(other_dtypes(found.pairs) if dtype is not None else ()),
         *range_findings(found.pairs, dtype or ""),
     ]
     notes = [
         *[f for side in faults for f in side if f.name not in told],
         *[_unused(key) for key in unused_keys(settings, a, b)],
+        *(other_dtypes(found.pairs) if dtype is None else ()),
         *copies(found),
         *(range_findings(found.pairs, "float16") if dtype != "float16" else ()),
         *remarks(a, b),
@@ -168,6 +170,11 @@ def _headline(
             f"UNDECIDED: nothing found in the {total} tensors that were compared ({where}), but not"
             " everything was compared"
         )
+    if equal < total and not accepted:
+        return (
+            f"EQUAL in every value: {equal} of {total} tensors equal to the bit, {total - equal} stored"
+            f" in another dtype, nothing lost ({where})"
+        )
     regrouped = [p for p in found.pairs if _moved_rows(p)]
     layout = (
         f", {len(regrouped)} of them cut or joined differently" if regrouped else ", stored alike"
@@ -193,6 +200,4 @@ def _moved_rows(pair: Pair) -> bool:
 
 
 def _unused(key: str) -> Finding:
-    return Finding(
-        kind="config", name=key, detail=f"{key} differs; a plain render does not read it"
-    )
+    return Finding(kind="config", name=key, detail=f"{key} differs; no render of a case reads it")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from harness.audit.families import FAMILIES, TRAINED, recognise
+from backends.checkpoints.diffusers_keys import SCHEDULERS
+from harness.audit.families import FAMILIES, TRAINED, is_cogvideox, recognise
 from harness.audit.places import record_component
 from harness.records import Finding
 
@@ -70,18 +71,26 @@ def setting_findings(keys: Mapping[str, Mapping[str, Any]], a: Source, b: Source
     found = [
         _finding(key, values["reference"], values["candidate"], b)
         for key, values in keys.items()
-        if key not in _UNUSED and not _only_absent_rotary(key, b, a)
+        if not _unused(key, values, a, b)
     ]
     return sorted(found, key=lambda finding: finding.name not in _MEANINGS)
 
 
 def unused_keys(keys: Mapping[str, Mapping[str, Any]], a: Source, b: Source) -> list[str]:
-    """Differing keys that change nothing in a plain render."""
-    return [key for key in keys if key in _UNUSED or _only_absent_rotary(key, b, a)]
+    """Differing keys that change nothing in a render."""
+    return [key for key, values in keys.items() if _unused(key, values, a, b)]
+
+
+def _unused(key: str, values: Mapping[str, Any], a: Source, b: Source) -> bool:
+    """A case names its own solver, which replaces a folder's if that is one of CogVideoX's."""
+    solvers = key == "scheduler._class_name" and all(v in SCHEDULERS for v in values.values())
+    return key in _UNUSED or solvers or _only_absent_rotary(key, b, a)
 
 
 def own_faults(settings: Mapping[str, Any], which: str) -> Iterable[Finding]:
     """Settings of one checkpoint that are not those of its own family, whatever the other says."""
+    if "transformer._class_name" not in settings or not is_cogvideox(settings):
+        return
     family = recognise(settings)
     wanted: dict[str, Any] = dict(TRAINED)
     if family is not None:
@@ -105,11 +114,13 @@ def own_faults(settings: Mapping[str, Any], which: str) -> Iterable[Finding]:
 
 
 def _finding(key: str, reference: Any, candidate: Any, b: Source) -> Finding:
-    meaning = _MEANINGS.get(key)
+    ours = is_cogvideox(b.configs or {})
+    meaning = _MEANINGS.get(key) if ours else None
+    whose = _whose(key, candidate) if ours else ""
     return Finding(
         kind="config",
         name=key,
-        detail=f"{key} is {_shown(candidate)}{_whose(key, candidate)} in the candidate and"
+        detail=f"{key} is {_shown(candidate)}{whose} in the candidate and"
         f" {_shown(reference)} in the reference{': ' + meaning if meaning else ''}",
         reference=reference,
         candidate=candidate,

@@ -33,7 +33,6 @@ def weight_findings(every: list[Pair]) -> list[Finding]:
         *_rearranged(pairs, blocks),
         *drifted([pair for pair in pairs if _kind(pair) == "drift"]),
         *_rounded(pairs),
-        *_other_dtype(pairs),
     ]
 
 
@@ -247,7 +246,9 @@ def _rounded(pairs: list[Pair]) -> Iterable[Finding]:
     )  # fmt: skip
 
 
-def _other_dtype(pairs: list[Pair]) -> Iterable[Finding]:
+def other_dtypes(pairs: list[Pair]) -> Iterable[Finding]:
+    """Tensors that hold the same values in another dtype: a difference only if one was asked for."""
+    pairs = [pair for pair in pairs if not pair.told]
     return _by_component(
         pairs, "same_values", lambda pair: f"{pair.a and pair.a.dtype} {pair.b and pair.b.dtype}",
         "{component}: {count} of {total} tensors hold the same values in another dtype: {dtypes_a}"

@@ -67,7 +67,7 @@ TRANSFORMER = "transformer/diffusion_pytorch_model.safetensors"
         ("sat", "t5-v1_1-xxl/model.safetensors", Path.unlink, "has no weights"),
         ("sat", "parity_conversion.json", cut, "delete it to convert without"),
         ("diffusers", TRANSFORMER, Path.unlink, "has no weights"),
-        ("diffusers", TRANSFORMER, cut, "cannot be read as safetensors"),
+        ("diffusers", TRANSFORMER, cut, "is damaged"),
         ("diffusers", TRANSFORMER, pointer, "cannot be read as safetensors"),
         ("diffusers", "vae/config.json", cut, "not (valid )?JSON"),
         ("diffusers", "scheduler/scheduler_config.json", Path.unlink, "cannot read"),

@@ -185,3 +185,124 @@ def test_a_file_that_is_too_long_or_lost_a_shard_is_damaged(pair: tuple[Path, Pa
     (file.parent / f"{WEIGHTS}.index.json").write_text(json.dumps(index))
     with pytest.raises(CheckpointError, match=shard):
         audit(*pair)
+
+
+SAT_LAYERS = {"query_key_value": ("to_q", "to_k", "to_v"), "dense": ("to_out.0",)}
+
+
+def sat_lora(folder: Path, rank: int, alpha: float | None) -> Path:
+    """A SAT LoRA of one block, with the YAML that says its alpha unless that is None."""
+    generator = torch.Generator().manual_seed(3)
+    module = {
+        f"model.diffusion_model.transformer.layers.0.attention.{kind}.matrix_{which}.{index}":
+        torch.randn((rank, 32) if which == "A" else (32, rank), generator=generator)
+        for kind, parts in SAT_LAYERS.items() for index in range(len(parts)) for which in "AB"
+    }  # fmt: skip
+    (folder / "1").mkdir(parents=True)
+    torch.save({"module": module}, folder / "1" / "mp_rank_00_model_states.pt")
+    (folder / "latest").write_text("1")
+    if alpha is not None:
+        params = {"r": rank, "lora_alpha": alpha}
+        config = {"target": "sat.model.finetune.lora2.LoraMixin", "params": params}
+        (folder / "training_config.yaml").write_text(json.dumps({"lora_config": config}))
+    return folder
+
+
+@pytest.mark.parametrize(("rank", "alpha"), [(8, 4.0), (8, 16.0), (4, 4.0), (4, None)])
+def test_a_sat_lora_has_the_alpha_of_its_yaml(
+    rank: int, alpha: float | None, tmp_path: Path
+) -> None:
+    from backends.checkpoints import convert
+
+    sat, exported = sat_lora(tmp_path / "sat", rank, alpha), tmp_path / "exported"
+    convert(sat, exported, "diffusers")
+    report = audit(sat, exported)
+    assert report.findings == [] and report.exit_code == 0
+    (file,) = exported.glob("*.safetensors")
+    save_file(load_file(file), tmp_path / "lost.safetensors")
+    lost = audit(sat, tmp_path / "lost.safetensors")
+    if alpha == rank:
+        assert lost.exit_code == 0, "alpha is the rank, which is what a file without one means"
+    else:
+        assert [finding.name for finding in lost.findings] == ["scale"]
+
+
+def test_a_yaml_of_another_lora_is_refused(tmp_path: Path) -> None:
+    sat = sat_lora(tmp_path / "sat", 8, 4.0)
+    yaml = sat / "training_config.yaml"
+    yaml.write_text(yaml.read_text().replace('"r": 8', '"r": 16'))
+    with pytest.raises(CheckpointError, match="different trainings"):
+        audit(sat, sat)
+
+
+def configure(file: Path, **values: object) -> None:
+    config = json.loads(file.read_text()) | values
+    file.write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
+
+
+def widen(folder: Path, part: str) -> None:
+    edit(folder / part / WEIGHTS, lambda s: s.update({n: t.float() for n, t in s.items()}))
+
+
+@pytest.mark.parametrize("parts", [("vae",), ("transformer",), ("transformer", "vae")])
+def test_a_right_conversion_is_not_red(parts: tuple[str, ...], pair: tuple[Path, Path]) -> None:
+    for part in parts:
+        widen(pair[1], part)
+    scheduler = pair[1] / "scheduler" / "scheduler_config.json"
+    configure(scheduler, _class_name="CogVideoXDDIMScheduler")
+    report = audit(*pair)
+    assert report.findings == [] and report.exit_code == 0
+    assert not report.identical and report.headline.startswith("EQUAL in every value")
+    said = " ".join(note.detail for note in report.notes)
+    assert "nothing was lost" in said and "scheduler._class_name differs" in said
+
+
+def test_what_changes_a_result_stays_red(pair: tuple[Path, Path]) -> None:
+    scheduler = pair[1] / "scheduler" / "scheduler_config.json"
+    configure(scheduler, _class_name="EulerDiscreteScheduler")
+    assert [finding.name for finding in audit(*pair).findings] == ["scheduler._class_name"]
+    configure(scheduler, _class_name="CogVideoXDDIMScheduler", beta_end=0.013)
+    assert [finding.name for finding in audit(*pair).findings] == ["scheduler.beta_end"]
+    widen(pair[1], "vae")
+    assert audit(*pair, dtype="bfloat16").exit_code == 1, "another dtype was asked for"
+
+
+def advice(folder: Path) -> str:
+    report = audit(folder, folder)
+    return " ".join(f"{f.detail} {f.remedy or ''}" for f in (*report.findings, *report.notes))
+
+
+def test_advice_is_for_a_certain_family_only(pair: tuple[Path, Path]) -> None:
+    folder = pair[0]
+    transformer = folder / "transformer" / "config.json"
+    scheduler = folder / "scheduler" / "scheduler_config.json"
+    configure(scheduler, prediction_type="epsilon")
+    configure(folder / "vae" / "config.json", scaling_factor=1.15258426)
+    assert "CogVideoX-5B has 0.7" in advice(folder) and "v_prediction" in advice(folder)
+    configure(folder / "vae" / "config.json", scaling_factor=0.7)
+    configure(transformer, use_rotary_positional_embeddings=None)
+    assert "1.15258426" not in advice(folder), "a 5B without its flag is no 2B"
+    for kind, extra in (
+        ("WanTransformer3DModel", {}),
+        ("LTXVideoTransformer3DModel", {"patch_size_t": 1}),
+        (None, {"patch_size_t": 2}),
+    ):
+        configure(transformer, _class_name=kind, **extra)
+        assert "CogVideoX" not in advice(folder).replace(str(folder), ""), kind
+
+
+@pytest.mark.parametrize(("heads", "rotary", "family"), [
+    (30, False, "CogVideoX-2B"), (48, True, "CogVideoX-5B"), (48, False, None), (30, True, None),
+])  # fmt: skip
+def test_a_published_width_and_its_positions_agree(
+    heads: int, rotary: bool, family: str | None
+) -> None:
+    from harness.audit.families import recognise
+
+    found = recognise({
+        "transformer._class_name": "CogVideoXTransformer3DModel",
+        "transformer.num_attention_heads": heads,
+        "transformer.attention_head_dim": 64,
+        "transformer.use_rotary_positional_embeddings": rotary,
+    })  # fmt: skip
+    assert (found and found.name) == family
