@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from backends.checkpoints.conversion import canonical_state, convert
+    from backends.checkpoints.diffusers_keys import SCHEDULERS
     from backends.checkpoints.lora import Lora, LoraModule, is_lora, open_lora
     from backends.checkpoints.mapping import to_canonical
     from backends.checkpoints.report import ComponentReport, ConversionReport, Notice
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "canonical_state": "conversion",
     "convert": "conversion",
+    "SCHEDULERS": "diffusers_keys",
     "Lora": "lora",
     "LoraModule": "lora",
     "is_lora": "lora",
@@ -45,6 +47,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "SCHEDULERS",
     "ComponentReport",
     "ConversionReport",
     "LazyTensors",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from backends.checkpoints.diffusers_keys import SCHEDULERS
+from backends.checkpoints import SCHEDULERS
 from harness.audit.families import FAMILIES, TRAINED, is_cogvideox, recognise
 from harness.audit.places import record_component
 from harness.records import Finding
