@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from backends.checkpoints.lora import Lora, LoraModule, is_lora, open_lora
     from backends.checkpoints.mapping import to_canonical
     from backends.checkpoints.report import ComponentReport, ConversionReport, Notice
+    from backends.checkpoints.scales import SCALE_BLOCK
     from backends.checkpoints.settings import model_settings
     from backends.checkpoints.source import Source, Stored, open_source
     from backends.checkpoints.source_lora import LoraSource, open_lora_source
@@ -35,6 +36,7 @@ _HOMES = {
     "ComponentReport": "report",
     "ConversionReport": "report",
     "Notice": "report",
+    "SCALE_BLOCK": "scales",
     "model_settings": "settings",
     "LoraSource": "source_lora",
     "open_lora_source": "source_lora",
@@ -47,6 +49,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "SCALE_BLOCK",
     "SCHEDULERS",
     "ComponentReport",
     "ConversionReport",

@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor
 
 from backends.checkpoints.rules import WHOLE, Rule
+from backends.checkpoints.scales import Scaled
 from backends.checkpoints.tensors import Loader, dtype_name
 
 SourceKind = Literal["diffusers", "sat", "file"]
@@ -34,7 +35,8 @@ class Stored:
 
     `name` is canonical, component first; a name that no rule knows stays, behind its component.
     `regrouped`: cut out of, or joined from, a tensor of another layout. `load` gives the tensor in
-    canonical layout; `pages` the mapped memory that it was read from.
+    canonical layout; `pages` the mapped memory that it was read from. `scale` names the tensor whose
+    factors `load` applies; `raw` then gives the stored eight-bit values without them.
     """
 
     name: str
@@ -44,6 +46,8 @@ class Stored:
     load: Loader
     pages: Loader
     regrouped: bool = False
+    scale: str | None = None
+    raw: Loader | None = None
 
     def release(self) -> None:
         """Let the system take back the mapped pages; the next `load` reads them again."""
@@ -103,27 +107,33 @@ def open_source(path: Path) -> Source:
 
 def as_stored(component: str, name: str, load: Loader) -> Stored:
     """A tensor that already has canonical layout."""
-    tensor = load()
+    scaled = load if isinstance(load, Scaled) else None
+    raw = load.raw if isinstance(load, Scaled) else load
+    tensor = raw()
     return Stored(
         name=f"{component}.{name}",
         stored_as=name,
         dtype=dtype_name(tensor),
         shape=tuple(tensor.shape),
         load=load,
-        pages=load,
+        pages=raw,
+        scale=scaled and scaled.scale_name,
+        raw=scaled and scaled.raw,
     )
 
 
 def by_rule(component: str, rule: Rule, load: Loader) -> list[Stored]:
     """The canonical tensors that one SAT tensor holds; itself if its rows do not fit the rule."""
-    whole = load()
+    scaled = load if isinstance(load, Scaled) else None
+    raw = load.raw if isinstance(load, Scaled) else load
+    whole = raw()
     rows, *rest = (*whole.shape, *(() if whole.ndim else (0,)))
     chunks = rule.layout.chunks
     if chunks > 1 and rows % chunks:
         return [as_stored(component, rule.sat, load)]
     found: list[Stored] = []
     for index, name in enumerate(rule.diffusers):
-        part = partial(_part, rule, index, load)
+        part, stored = (partial(_part, rule, index, loader) for loader in (load, raw))
         share = len(rule.layout.groups[index])
         copied = share > 1
         found.append(
@@ -133,8 +143,10 @@ def by_rule(component: str, rule: Rule, load: Loader) -> list[Stored]:
                 dtype=dtype_name(whole),
                 shape=(rows * share // chunks, *rest) if whole.ndim else (),
                 load=part,
-                pages=load if copied else part,
+                pages=raw if copied else stored,
                 regrouped=rule.layout != WHOLE,
+                scale=scaled and scaled.scale_name,
+                raw=scaled and stored,
             )
         )
     return found

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from backends.checkpoints.mapping import known_rules
 from backends.checkpoints.one_sided import OneSided, one_sided
+from backends.checkpoints.scales import apply_scales
 from backends.checkpoints.source import Source, Stored, Table, as_stored, by_rule
 from backends.checkpoints.tensors import Loader
 from backends.checkpoints.weight_files import read_file
@@ -104,7 +105,7 @@ def canonical(component: str, loaders: Mapping[str, Loader]) -> dict[str, Stored
     """Tensors of one component under canonical names; names without a rule stay."""
     rules = known_rules(component, loaders)
     found: dict[str, Stored] = {}
-    for name, load in loaders.items():
+    for name, load in apply_scales(loaders).items():
         rule = rules.get(name)
         stored = by_rule(component, rule, load) if rule else [as_stored(component, name, load)]
         found |= {one.name: one for one in stored}

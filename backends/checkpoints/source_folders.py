@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from backends.checkpoints.diffusers_keys import CONFIG_FILES
+from backends.checkpoints.scales import apply_scales
 from backends.checkpoints.source import Source, SourceKind, Stored, as_stored
 from backends.checkpoints.source_configs import (
     component_settings,
@@ -66,8 +67,9 @@ def _diffusers(path: Path) -> Source:
         weights = _weights(folder)
         if weights is not None:
             loaders = read_weights(folder, weights.stems)
-            for name in loaders:
-                stored = as_stored(component, name, loaders.loader(name))
+            part = apply_scales({name: loaders.loader(name) for name in loaders})
+            for name, load in part.items():
+                stored = as_stored(component, name, load)
                 tensors[stored.name] = stored
         elif (folder / "config.json").is_file():
             unread.append(f"{component}: {folder} has a config.json and no weights that are read")

@@ -39,6 +39,9 @@ def explain(found: Comparison) -> None:
     _moved(found, by_name)
     _projections(by_name)
     _like_the_weight(by_name)
+    for pair in found.pairs:
+        if pair.damage and pair.relation and pair.relation.kind in ("drift", "other"):
+            pair.relation = Relation("damaged", pair.damage)
 
 
 def _open(pair: Pair | None) -> bool:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from backends.checkpoints import Source, Stored
+from harness.audit.damage import damage
+from harness.audit.eight_bits import eight_bits
 from harness.audit.numbers import bits_equal, measure
 from harness.audit.records import Difference, Status, TensorReport, Values
 from harness.audit.relations import Relation, relate
@@ -28,7 +30,8 @@ _TIED = {"text_encoder.encoder.embed_tokens.weight": "text_encoder.shared.weight
 class Pair:
     """One canonical name: what each side stores under it and what was found out.
 
-    `told` pairs have a finding of their own already.
+    `damage` says in words what looks broken in a candidate's tensor that no exact relation explains.
+    `told` pairs have a finding of their own already, or are as they were meant to be.
     """
 
     name: str
@@ -39,6 +42,7 @@ class Pair:
     difference: Difference | None = None
     values_a: Values | None = None
     values_b: Values | None = None
+    damage: str | None = None
     told: bool = False
 
     @property
@@ -167,7 +171,9 @@ def _pair(name: str, left: Stored | None, right: Stored | None, found: Compariso
         found.prints_b[name] = found.prints_a[name]
     else:
         pair.values_b = _values(name, y, found.prints_b)
-        pair.relation = relate(x, y)
+        pair.relation = eight_bits(x, y, left, right) or relate(x, y)
+        if pair.relation.kind in ("drift", "other"):
+            pair.damage = damage(x, y)
         if pair.relation.kind in ("same_values", "rounded"):
             pair.status = "same_values" if pair.relation.kind == "same_values" else "rounded"
         if pair.relation.kind != "same_values" and x.is_floating_point():

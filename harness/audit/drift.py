@@ -17,6 +17,8 @@ from harness.report.text import counted
 _TARGETS = re.compile(r"\.(attn1\.(to_q|to_k|to_v|to_out\.0)|ff\.net\.(0\.proj|2))\.weight$")
 _ENERGY = 0.9
 _MOST_RANK = 128
+_FEW = 0.001
+"""Share of changed values below which a tensor does not look trained."""
 _ROUNDING = 0.02
 """Relative L2 below which a change of full rank in LoRA's targets is what rounding leaves behind."""
 
@@ -48,7 +50,14 @@ def _finding(component: str, group: list[Pair]) -> Finding:
     where = f", {blocks_in_words(blocks, len(set(blocks)))}" if blocks else ""
     targets_only = component == "transformer" and all(_TARGETS.search(p.name) for p in group)
     low = _low_rank(measured) if targets_only else None
-    if low is not None:
+    if measured and all(_changed(pair) < _FEW for pair in measured):
+        count = worst.values_a.count if worst.values_a else 0
+        what = (
+            f"{counted(len(group), 'tensor')} changed in a few values alone{where}: {worst.name} in"
+            f" {max(1, round(_changed(worst) * count))} of {count}, where training changes most"
+        )
+        remedy = "Fetch or copy the file again; single values change by bit errors or by hand"
+    elif low is not None:
         what = (
             f"a LoRA of rank about {low.rank} is fused into {parts}{where}:"
             f" {low.share:.0%} of the difference has that rank"
@@ -75,6 +84,10 @@ def _finding(component: str, group: list[Pair]) -> Finding:
 
 def _rel(pair: Pair) -> float:
     return pair.difference.rel_l2 if pair.difference else 0.0
+
+
+def _changed(pair: Pair) -> float:
+    return pair.difference.changed_share if pair.difference else 1.0
 
 
 def _low_rank(measured: list[Pair]) -> _Rank | None:

@@ -23,7 +23,8 @@ _SMALL = 16
 
 def range_findings(pairs: list[Pair], dtype: str) -> list[Finding]:
     """Tensors of the candidate whose values `dtype` cannot hold, and NaN or infinity anywhere."""
-    return [*_non_finite(pairs), *(_overflow(pairs) if dtype == "float16" else ())]
+    overflow = _overflow(pairs) if dtype == "float16" else ()
+    return [*_non_finite(pairs), *_whole_numbers(pairs), *overflow]
 
 
 def copies(found: Comparison) -> list[Finding]:
@@ -79,6 +80,24 @@ def _non_finite(pairs: list[Pair]) -> Iterable[Finding]:
             component=record_component(first.name),
             block=place(first.name).block,
             remedy="Do not render this checkpoint; find where it was saved or converted",
+        )
+
+
+def _whole_numbers(pairs: list[Pair]) -> Iterable[Finding]:
+    """Weights stored as small whole numbers, without the scale that makes weights of them."""
+    bad = [
+        pair.name for pair in pairs
+        if pair.b is not None and pair.b.dtype in ("int8", "uint8") and pair.b.scale is None
+    ]  # fmt: skip
+    if bad:
+        yield Finding(
+            kind="weights",
+            name=bad[0],
+            detail=f"{counted(len(bad), 'tensor')} of the candidate are whole numbers without a scale:"
+            f" {listed(bad)}; a loader would take the numbers for the weights",
+            component=record_component(bad[0]),
+            block=place(bad[0]).block,
+            remedy="Keep the scales beside the weights, or apply them before saving",
         )
 
 

@@ -36,6 +36,10 @@ def chunk_order(a: Sequence[Tensor], b: Sequence[Tensor]) -> tuple[int, ...] | N
 
     A chunk that equals its own counterpart stays; equal chunks are dealt out in order.
     """
+    if a[0].dtype != b[0].dtype:
+        a = [chunk.to(b[0].dtype) for chunk in a]
+    if b[0].element_size() == 1:  # float8, which torch compares by its bytes alone
+        a, b = ([chunk.view(torch.int8) for chunk in side] for side in (a, b))
     order: list[int | None] = [
         i if torch.equal(x, y) else None for i, (x, y) in enumerate(zip(a, b, strict=True))
     ]

@@ -57,6 +57,12 @@ def record_component(name: str) -> Component | None:
     return parts.get(name.partition(".")[0])
 
 
+def single_block(names: Iterable[str]) -> str | None:
+    """The numbered module that all of these tensors lie in; None if there is no such one."""
+    blocks = {place(name).block for name in names}
+    return blocks.pop() if len(blocks) == 1 else None
+
+
 def listed(names: Iterable[str], shown: int = _SHOWN) -> str:
     """The first names, and how many more there are."""
     every = list(names)

@@ -1,7 +1,7 @@
 """How one tensor came from another of the same name: the simplest explanation that is exact.
 
 Every relation but `drift` and `other` is proven over all values before it is said; a sample only
-chooses what to try.
+chooses what to try. `scale` is of eight-bit weights (`eight_bits`), `damaged` of `damage`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from harness.audit.values import sample
 
 Kind = Literal[
     "same_values", "rounded", "zeros", "constant", "scaled", "transposed", "flipped", "rows",
-    "columns", "modulation", "moved", "drift", "other",
+    "columns", "modulation", "moved", "scale", "damaged", "drift", "other",
 ]  # fmt: skip
 
 NARROW = ("bfloat16", "float16", "float8_e4m3fn", "float8_e5m2")
@@ -34,7 +34,8 @@ _CHUNKS = (2, 3, 4, 6)
 @dataclass(frozen=True)
 class Relation:
     """`words` complete the sentence "the candidate's tensor: ...". `order` is a row permutation;
-    `source` the reference tensor that was found here instead; `ratio` a common factor."""
+    `source` the reference tensor that was found here instead; `ratio` a common factor, of a scale in
+    the middle of its parts."""
 
     kind: Kind
     words: str
@@ -99,6 +100,8 @@ def _scale(a: Tensor, b: Tensor, left: Tensor, right: Tensor) -> Relation | None
 
 def _arrangement(a: Tensor, b: Tensor) -> Relation | None:
     a = a if a.dtype == b.dtype else a.to(b.dtype)
+    if b.element_size() == 1:  # torch moves no float8 about; its bytes it does
+        a, b = a.view(torch.int8), b.view(torch.int8)
     if a.ndim == 2 and a.shape[0] == a.shape[1] and bits_equal(a.t(), b):
         return Relation("transposed", "the reference transposed")
     for axis in range(a.ndim):

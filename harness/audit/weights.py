@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
+from harness.audit.broken import damaged_findings, scale_findings
 from harness.audit.compare import Pair
 from harness.audit.drift import drifted
 from harness.audit.places import (
@@ -14,6 +15,7 @@ from harness.audit.places import (
     place,
     reading_order,
     record_component,
+    single_block,
 )
 from harness.records import Finding
 from harness.report.text import counted
@@ -28,6 +30,8 @@ def weight_findings(every: list[Pair]) -> list[Finding]:
     pairs = [pair for pair in every if not pair.told]
     return [
         *_absent(pairs),
+        *damaged_findings(pairs),
+        *scale_findings(pairs),
         *_foreign(pairs, blocks),
         *_exchanged(pairs, blocks),
         *_rearranged(pairs, blocks),
@@ -75,7 +79,7 @@ def _absent(pairs: list[Pair]) -> Iterable[Finding]:
                 reference=sum(pair.a is not None for pair in group),
                 candidate=sum(pair.b is not None for pair in group),
                 component=record_component(group[0].name),
-                block=_single_block(group),
+                block=single_block(pair.name for pair in group),
                 remedy=f"Compare the names; {_CONVERT}",
             )
 
@@ -168,7 +172,7 @@ def _exchanged(pairs: list[Pair], blocks: dict[str, int]) -> Iterable[Finding]:
             reference=here,
             candidate=there,
             component=record_component(here),
-            block=_single_block(group),
+            block=single_block(pair.name for pair in group),
             remedy=f"Assign the chunks in the order query, key, value; {_CONVERT}",
         )
     for (to, source), group in between.items():
@@ -216,10 +220,12 @@ def _rearranged(pairs: list[Pair], blocks: dict[str, int]) -> Iterable[Finding]:
             where = f", {blocks_in_words(members, max(counts))}"
         yield Finding(
             kind="weights",
-            name=parts[0][0] if not _single_block(everything) else module(everything[0].name),
+            name=parts[0][0]
+            if not single_block(pair.name for pair in everything)
+            else module(everything[0].name),
             detail=f"{listed(generic for generic, _ in parts)}: {words}{where}",
             component=record_component(everything[0].name),
-            block=_single_block(everything),
+            block=single_block(pair.name for pair in everything),
             remedy=_remedy(everything[0]),
         )
 
@@ -279,11 +285,6 @@ def _by_component(
             reference=dtypes_a,
             candidate=[value] if kind == "rounded" else dtypes_b,
             component=record_component(group[0].name),
-            block=_single_block(group),
+            block=single_block(pair.name for pair in group),
             remedy=remedy,
         )  # fmt: skip
-
-
-def _single_block(group: list[Pair]) -> str | None:
-    names = {place(pair.name).block for pair in group}
-    return names.pop() if len(names) == 1 else None

@@ -30,7 +30,7 @@ exit codes:
   2 usage, or a checkpoint that is damaged or cannot be read
   3 nothing different, but not everything that either side has was compared
 """
-_DTYPES = ("float32", "bfloat16", "float16")
+_DTYPES = ("float32", "bfloat16", "float16", "float8_e4m3fn", "float8_e5m2", "int8")
 
 
 def describe(parser: argparse.ArgumentParser) -> None:
