@@ -222,7 +222,11 @@ class Judging:
     ) -> Local:
         """With each acting policy's share of the gap, where policies are all that separates the two."""
         kept = acting(exact_findings(self._store, *first, local))
-        if not kept or pair.matched.declared or any(e.outcome != "agrees" for e in local.evidence):
+        if (
+            not kept
+            or pair.matched.declared
+            or any(e.outcome in ("differs", "unscored") for e in local.evidence)
+        ):
             return local
         before = prober.fresh_calls
         try:

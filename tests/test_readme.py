@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -80,6 +81,9 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         patch.setattr(session, "run", partial(cheap_run, session.run))
         assert main(["run", "case=[micro_5b_quick]", "candidate=[diffusers_model_offload]"]) == 0
+    base = folder.parent / "base" / ".venv" / "bin"  # the other environment that a command names
+    base.mkdir(parents=True)
+    (base / "python").symlink_to(sys.executable)
     return folder
 
 

@@ -107,8 +107,8 @@ class Hybrids:
         if len({str(s) for s in scales}) > 1:
             return True
         return any(
-            relative(tensor, found.tensors[name]) > self._limits[name]
-            for name, tensor in self._plain.tensors.items()
+            relative(self._plain.tensors[name], found.tensors[name]) > bound
+            for name, bound in self._limits.items()
         )
 
     def distance(self, chosen: frozenset[str]) -> float:
@@ -141,4 +141,7 @@ class Hybrids:
         return {
             name: limit([relative(tensor, found[name]) for found in members], floor=1e-6).value
             for name, tensor in plain.items()
+            if all(
+                name in found for found in members
+            )  # what calls were given is the plain one's alone
         }

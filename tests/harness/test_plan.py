@@ -1,5 +1,6 @@
 """Which renders a configuration means, and in which order."""
 
+import sys
 from itertools import groupby
 from pathlib import Path
 
@@ -62,9 +63,11 @@ def test_a_full_trace_keeps_every_step() -> None:
 
 
 def test_where_and_how_a_variant_runs_reaches_its_jobs(tmp_path: Path) -> None:
-    jobs = plan(f"candidates.sat.python={tmp_path}", "candidates.sat.threads=3").jobs
+    python = tmp_path / "python"
+    python.symlink_to(sys.executable)
+    jobs = plan(f"candidates.sat.python={python}", "candidates.sat.threads=3").jobs
     assert {(job.role, job.python, job.threads) for job in jobs} == {
-        ("reference", None, None), ("rerun", None, None), ("candidate", str(tmp_path), 3),
+        ("reference", None, None), ("rerun", None, None), ("candidate", str(python), 3),
     }  # fmt: skip
     assert "threads" not in jobs[-1].variant.options
 

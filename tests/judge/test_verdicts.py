@@ -7,7 +7,8 @@ import pytest
 from harness.selftest.catalogue import faults, healthy
 from harness.selftest.measure import CAUGHT, measure
 
-pytestmark = pytest.mark.slow
+# Ten whole verdicts are one set-up.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 FAULTS = (
     "attention_scale",
