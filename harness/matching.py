@@ -20,8 +20,7 @@ from typing import Any
 from backends import registry
 from backends.base import Case, Variant
 from harness.config import CandidateSpec, VariantSpec
-from harness.judge.known import DECLARED
-from harness.records import Evidence, Finding
+from harness.records import DECLARED, Evidence, Finding
 
 _LONGEST_LABEL = 60
 

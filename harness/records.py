@@ -113,6 +113,10 @@ stages, `frames` what happens to the video after decoding."""
 Outcome = Literal["agrees", "differs", "noted", "unscored"]
 
 
+DECLARED = "declared:"
+"""Begins the `known` id of a difference that the user set; both sides ran with it."""
+
+
 class Finding(Record):
     """One named cause. `known` is the id of a registered deliberate difference, if it is one.
 
@@ -132,6 +136,11 @@ class Finding(Record):
     block: str | None = None
     share: float | None = None
     remedy: str | None = None
+
+    @property
+    def declared(self) -> bool:
+        """Whether the user set this difference, so that the reference was given it, too."""
+        return (self.known or "").startswith(DECLARED)
 
 
 class Evidence(Record):

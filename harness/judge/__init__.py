@@ -16,7 +16,7 @@ from harness.judge.effect import share_of_unrelated
 from harness.judge.equivalence import equivalence
 from harness.judge.exact import compare_noise, compare_own_inputs, compare_pipelines
 from harness.judge.free import Divergence, diverge, free_evidence, seed_distances_between
-from harness.judge.known import acts, is_declared, known_difference
+from harness.judge.known import acts, known_difference
 from harness.judge.look import Look, look
 from harness.judge.quality import quality_shift
 from harness.metrics.readings import VideoReadings, hard_failures
@@ -339,7 +339,7 @@ def _effect(store: Store, renders: Renders, local: Local | None, seen: Look) -> 
         [read_frames(store.render_folder(r.key) / "frames.mkv") for r in records]
         for records in (renders.plain, renders.reference)
     )
-    declared = [f for f in local.findings if is_declared(f)] if local is not None else []
+    declared = [f for f in local.findings if f.declared] if local is not None else []
     return Effect(
         plain=renders.plain[0].variant["name"],
         declared=[f"{f.name.partition('.')[2]}={f.candidate}" for f in declared],

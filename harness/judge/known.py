@@ -160,21 +160,12 @@ def equalised_by_match(policy: str) -> bool:
     return any(row.policy == policy and row.factor is not None for row in KNOWN)
 
 
-DECLARED = "declared:"
-"""Begins the `known` id of a difference that the user set; both sides ran with it."""
-
-
-def is_declared(finding: Finding) -> bool:
-    """Whether the user set this difference, so that the reference was given it, too."""
-    return (finding.known or "").startswith(DECLARED)
-
-
 def acts(finding: Finding) -> bool:
     """Whether a known difference makes the two runs compute other things.
 
     One that no match factor equalises is equal in exact arithmetic, or is not used by this harness.
     """
-    if finding.known is None or is_declared(finding):
+    if finding.known is None or finding.declared:
         return False
     row = next((row for row in KNOWN if row.id == finding.known), None)
     return row is None or row.factor is not None

@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from harness.records import BlockDistance, Component, Evidence, Finding, PairResult
+from harness.records import DECLARED, BlockDistance, Component, Evidence, Finding, PairResult
 
 STAGES = {
     "exact": "Exact gate",
@@ -109,20 +109,16 @@ def _sentence(part: str, inside: str) -> str:
 
 def _policies(pair: PairResult) -> Cause | None:
     """The registered differences that have an effect: those of a component, or set by the user."""
-    acting = [f for f in pair.findings if f.known and (f.component or f.known.startswith(_OWN))]
+    acting = [f for f in pair.findings if f.known and (f.component or f.declared)]
     if not acting:
         return None
-    names = [(f.known or "").removeprefix(_OWN).replace("_", " ") for f in acting]
+    names = [(f.known or "").removeprefix(DECLARED).replace("_", " ") for f in acting]
     return Cause(
         sentence=f"Different on purpose: {', '.join(names)}.",
         headline="; ".join(f.detail for f in acting),
         short=", ".join(names),
         component=acting[0].component if len(acting) == 1 else None,
     )
-
-
-_OWN = "declared:"
-"""Begins the id of a difference that the user set."""
 
 
 def first_over(blocks: list[BlockDistance]) -> BlockDistance | None:

@@ -6,7 +6,7 @@ import math
 import unicodedata
 from collections.abc import Sequence
 
-from harness.records import Coverage, Finding
+from harness.records import DECLARED, Coverage, Finding
 
 ABSENT = "—"
 """Stands where there is nothing to show; never a zero."""
@@ -87,7 +87,7 @@ def known_words(known: str) -> str:
     >>> known_words("zero_snr_subset"), known_words("declared:cache")
     ('known difference zero_snr_subset', 'set by you')
     """
-    return "set by you" if known.startswith("declared:") else f"known difference {known}"
+    return "set by you" if known.startswith(DECLARED) else f"known difference {known}"
 
 
 def finding_sentence(finding: Finding) -> str:
