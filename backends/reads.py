@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -27,6 +27,7 @@ _NO_SIBLINGS = ("/etc", "/usr", "/lib", "/lib64", "/bin", "/opt", "/var", "/tmp"
 
 _opened: set[str] = set()
 _written: set[str] = set()
+_handed: set[str] = set()
 _since: list[int] = [time.time_ns()]
 
 
@@ -93,13 +94,19 @@ def _hear_safetensors() -> None:
             module.__dict__["safe_open"] = safe_open
 
 
-def report(handed: Iterable[str] = ()) -> dict[str, Any]:
+def hand(path: str) -> None:
+    """Count the folder of `path` as what a request gave or asked for, which its sender knows.
+
+    It holds for this process to its end, as does what was opened.
+    """
+    _handed.add(f"{os.path.realpath(os.path.dirname(path))}/")
+
+
+def report() -> dict[str, Any]:
     """`files` and `folders` that made what this process is and gave, as absolute paths; where its
     imported `modules` were looked for (`path`); and since when a change came too late (`since_ns`).
-
-    `handed`: folders of what a request gave or asked for, which its sender knows.
     """
-    given = tuple(f"{os.path.realpath(folder)}/" for folder in handed)
+    given = tuple(_handed)
     sources = _module_files()
     data = {
         path

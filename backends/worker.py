@@ -28,6 +28,7 @@ import sys
 import time
 import traceback
 from dataclasses import asdict, replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -76,12 +77,17 @@ def _load_inputs(inputs: str | None, factors: list[str]) -> Inputs:
     )
 
 
+def _import_operations() -> None:
+    """Import what any request needs: what a worker read is not to depend on what it was asked before."""
+    for name in ("backends.answers", "backends.trace", "numpy.random", "safetensors.torch"):
+        import_module(name)
+
+
 class Worker:
     """Holds at most one open pipeline and carries out requests on it."""
 
     def __init__(self) -> None:
         self._pipeline: Pipeline | None = None
-        self._handed: set[str] = set()
 
     def describe(self) -> dict[str, Any]:
         return describe()
@@ -93,6 +99,7 @@ class Worker:
 
         from backends import patches, registry
 
+        _import_operations()
         self.close()
         torch.set_num_threads(threads or default_threads())
         if variant["patch"] is not None:
@@ -220,11 +227,11 @@ class Worker:
 
     def reads(self) -> dict[str, Any]:
         """What this process read so far, but for what came with a request."""
-        return reads.report(self._handed)
+        return reads.report()
 
     def _handing(self, path: str) -> Path:
         """The path of a file that the harness hands over or asks for, in a folder of its own."""
-        self._handed.add(str(Path(path).parent))
+        reads.hand(path)
         return Path(path)
 
     def close(self) -> None:

@@ -24,9 +24,16 @@ _WITHHELD = re.compile(
     "|CI|CI_.*|GITHUB_.*|GITLAB_.*|RUNNER_.*|BUILDKITE.*|BUILD_.*|JENKINS_.*"  # of a CI job
     "|PARITY_INERT_VARIABLES"  # said to the harness
     "|SLURM_.*|SLURMD_.*|PBS_.*|LSB_.*"  # of a batch job, whose number is another every time
+    "|SUBMITIT_.*|LOKY_.*|JOBLIB_.*|ENABLE_IPC|KMP_INIT_AT_FORK"  # of what launches a sweep's jobs
 )
 """Variables that say who started a run and where it is shown. Workers do not get them, so they cannot
 act; a name that is missing here costs a render made again, and no false result."""
+
+_THREADS = (
+    "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMBA_NUM_THREADS",
+)  # fmt: skip
+"""Each worker gets its number of threads in all of these: a launcher of jobs may set any of them."""
 
 _UNKEYED = frozenset(
     {
@@ -34,7 +41,7 @@ _UNKEYED = frozenset(
         "HOME", "TMPDIR", "USER", "LOGNAME",  # where to look and write: what is read there is keyed
         "PYTHONPATH", "VIRTUAL_ENV",  # as are the modules that are imported
         "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER",  # one of several alike; its model is keyed
-        "OMP_NUM_THREADS", "MKL_NUM_THREADS",  # keyed as threads
+        *_THREADS,  # keyed as threads
         "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN",  # who asks, not what is answered
     }
 )  # fmt: skip
@@ -64,8 +71,10 @@ def variables(threads: int | None) -> dict[str, str]:
     own variables or processors tell."""
     count = str(threads or default_threads())
     passed = {name: value for name, value in os.environ.items() if not _WITHHELD.fullmatch(name)}
-    fixed = {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count}
-    return passed | fixed
+    if (libraries := passed.get("LD_LIBRARY_PATH")) is not None:
+        # OpenCV's import adds its folder again in every process below the last.
+        passed["LD_LIBRARY_PATH"] = ":".join(dict.fromkeys(libraries.split(":")))
+    return passed | {"TOKENIZERS_PARALLELISM": "false"} | dict.fromkeys(_THREADS, count)
 
 
 def describe_worker(python: str | None, threads: int | None) -> dict[str, str]:

@@ -3,7 +3,8 @@
 A server is started when the first worker of its kind is, and lives as long as this process. One that
 died is replaced, and so is one whose sources have changed since. Workers are of one kind when they
 have the interpreter, the processors and the environment variables in common: what reads a variable,
-and when, only its reader knows.
+and when, only its reader knows. They also open the same backend: what a worker is said to have read
+holds all that its server imported, and is not to depend on what else was rendered before.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _LOADED = "loaded.json"  # `LOADED` of the server
 _MOST_KINDS = 4
 """Servers kept; of more kinds than this, the one goes that has no worker for the longest time."""
 
-_Kind = tuple[str, frozenset[int], frozenset[tuple[str, str]]]
+_Kind = tuple[str, frozenset[int], frozenset[tuple[str, str]], str | None]
 
 
 def start_forked(
@@ -43,7 +44,9 @@ def start_forked(
 
     Raises `WorkerError` when there is no such interpreter.
     """
-    kind: _Kind = (python, frozenset(os.sched_getaffinity(0)), frozenset(env.items()))
+    kind: _Kind = (
+        python, frozenset(os.sched_getaffinity(0)), frozenset(env.items()), backend,
+    )  # fmt: skip
     with _servers.lock:
         return _servers.of(kind, env, log).fork(
             backend, {"env": env, "plugin_paths": plugin_paths}, log

@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import safetensors.torch  # noqa: F401 -- here, so that no moment of a sweep goes by in importing torch
+from imageio_ffmpeg import get_ffmpeg_exe
 from sweeping import FAKE, content
 
 from harness import session
@@ -26,6 +27,9 @@ from harness.folders import conf_folders
 from harness.plan import make_plan
 from harness.runner import SweepShare, now
 from harness.store import content_key
+
+get_ffmpeg_exe()
+"""A worker inside the process reads what the process imports: all that a run imports, before it."""
 
 
 class _Quiet:

@@ -54,7 +54,7 @@ torch.nn.functional.linear = lambda x, w, b=None: _linear(x, w, b) * 1.01
 
 @patch("poisoned")
 def poisoned(pipeline):
-    pass
+    pipeline.modules()["transformer.proj_out"].weight.data.mul_(1.5)
 """
 
 
@@ -484,7 +484,8 @@ def test_a_file_named_by_a_file_is_told_and_all_beside_it(tmp_path: Path) -> Non
         (tmp_path / "asked" / "given.json").read_text()
         (tmp_path / "made").write_text("1")
         (tmp_path / "made").read_text()
-    told = reads.report([str(tmp_path / "asked")])
+    reads.hand(str(tmp_path / "asked" / "given.json"))
+    told = reads.report()
     assert {str(config), str(weights), str(tmp_path / "vae" / "config.json")} <= set(told["files"])
     assert {str(tmp_path), str(tmp_path / "t5"), str(tmp_path / "vae")} <= set(told["folders"])
     assert not {str(tmp_path / "asked"), str(tmp_path / "made")} & {
