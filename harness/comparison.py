@@ -130,7 +130,6 @@ def compare_locally(
     except (RemoteError, WorkerError) as error:
         return Local([*walks, _unscored(error)], [], None, prober.fresh_calls - before)
     broken, modules = _breaks(prober, store, case, (reference, candidate), renders)
-    walks += broken
     handed = [_handed(store, data, pair) for pair in renders]
     # From here on a question that cannot be answered leaves what was already found as it is.
     sides = (reference, candidate)
@@ -144,7 +143,7 @@ def compare_locally(
     except (RemoteError, WorkerError) as error:
         links = [_unscored(error)]
     return Local(
-        [*walks, *evidence, *links],
+        [*walks, *evidence, *broken, *links],  # the stages say why a run broke, where they can
         [],
         data,
         prober.fresh_calls - before,
