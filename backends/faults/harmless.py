@@ -42,7 +42,8 @@ def _roots(pipeline: Pipeline) -> list[Any]:
 
 @patch("harmless_nothing")
 def nothing(pipeline: Pipeline) -> None:
-    """The patch seam alone."""
+    """The patch seam alone: a hook that gives what it was given, since a patch must act somewhere."""
+    on_output(module(pipeline, "transformer"), lambda output: output)
 
 
 @patch("harmless_attention_rewritten")
