@@ -71,7 +71,7 @@ ROLES = ("reference", "candidate")
 class Local:
     """The local comparison. `data` is None where a probe could not be made; the evidence says why.
 
-    `findings` are those of the audits and of what the candidate declares. `shares` are the shares of
+    `findings` are those of the audits. `shares` are the shares of
     the registered policies in the gap, by id, where they were worked out. Of its `guided_calls`,
     `locating_calls` went into finding the place of a difference already seen. `sides` are the two as
     they were probed. `across_steps`: a step of the native runs depends on the steps before it.
@@ -87,6 +87,10 @@ class Local:
     sides: tuple[Target, Target] | None = None
     coverage: Sequence[Coverage] = ()
     across_steps: bool = False
+
+    def preceded_by(self, evidence: Sequence[Evidence]) -> Local:
+        """The same with `evidence` at the head of the chain."""
+        return replace(self, evidence=[*evidence, *self.evidence])
 
 
 def equalising(reference: PipelineRecord, candidate: PipelineRecord) -> str | None:

@@ -156,6 +156,7 @@ class Judging:
                 for name in members
             },
             self._of(pair, plain, 0, seeds, "plain") if plain != reference else [],
+            pair.matched.declared,
         )
 
     def _of(
@@ -197,7 +198,7 @@ class Judging:
         if not any(needs_probe(self._store, a, b) for a, b in sides):
             short = compare_equal(prober, self._store, pair.case, targets, sides[0][0])
             if all(e.outcome != "differs" for e in short.evidence):
-                self._local[_key(pair)] = _declaring(short, pair.matched)
+                self._local[_key(pair)] = short.preceded_by(pair.matched.unscored())
                 return
         local = compare_locally(
             prober,
@@ -208,7 +209,7 @@ class Judging:
             self._config.judge,
             self._equalising(pair),
         )
-        local = _declaring(local, pair.matched)
+        local = local.preceded_by(pair.matched.unscored())
         local = local if short is None else joined(short, local)
         self._local[_key(pair)] = self._with_shares(prober, pair, targets, local, sides[0])
 
@@ -279,12 +280,3 @@ def _key(pair: _Pair) -> _PairKey:
 
 def _job_key(job: RenderJob) -> tuple[str, str, int, int, str]:
     return job.case.name, job.variant.name, job.repeat, job.seed, job.member
-
-
-def _declaring(local: Local, matched: Matched) -> Local:
-    """`local` with what the candidate declares, and with what of it the reference could not be given."""
-    return replace(
-        local,
-        evidence=[*matched.unscored(), *local.evidence],
-        findings=[*matched.declared, *local.findings],
-    )

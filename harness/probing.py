@@ -7,7 +7,6 @@ the loop that users call do what its stages do?": that takes a render.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from backends.base import Case, Variant
@@ -56,15 +55,11 @@ def _pair(
         local = compare_locally(
             prober, store, case, mine, other, (), config.judge, equalising(*pipelines)
         )
-        local = replace(
-            local,
-            evidence=[*matched.unscored(), *local.evidence],
-            findings=[*matched.declared, *local.findings],
-        )
+        local = local.preceded_by(matched.unscored())
         local = with_audits(local, prober, case, (mine, other), pipelines, seed)
     except (RemoteError, WorkerError) as error:
-        return judge_unrendered(case, names, candidate.match.share, None, _lost(error))
-    return judge_unrendered(case, names, candidate.match.share, local, None)
+        return judge_unrendered(case, names, candidate.match.share, (), None, _lost(error))
+    return judge_unrendered(case, names, candidate.match.share, matched.declared, local, None)
 
 
 def _target(spec: VariantSpec) -> Target:

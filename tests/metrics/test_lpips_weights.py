@@ -8,10 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-from harness.metrics import (  # noqa: E402
+from harness.metrics import (
     Score,
     Unscored,
     lpips_model,
@@ -20,7 +19,7 @@ from harness.metrics import (  # noqa: E402
     score_pair,
     to_jsonable,
 )
-from harness.metrics.lpips_weights import KERNELS, Backbone, backbone_in_use  # noqa: E402
+from harness.metrics.lpips_weights import KERNELS, Backbone, backbone_in_use
 
 
 def backbone(source: lpips_weights.Source, seed: int) -> Backbone:

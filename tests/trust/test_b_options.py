@@ -209,6 +209,20 @@ def test_an_option_without_a_fault_is_named_and_its_effect_stated(
 
 
 @pytest.mark.slow
+def test_what_is_declared_is_named_without_probes_too(tmp_path: Path) -> None:
+    config = _config(
+        "judge.probe=false", "+backend@candidates.x=diffusers", "candidates.x.cache=pab",
+        f"store={tmp_path}/store", f"results={tmp_path}/results",
+    )  # fmt: skip
+    _, result = session.run(config, (), (), _Silent(), connect=in_process)
+    assert result is not None
+    (pair,) = result.pairs
+    assert pair.effect is not None and pair.effect.declared == ["cache=pab"]
+    assert pair.verdict in ("approximation", "inconclusive")
+    assert any(f.kind == "approximation" and f.declared for f in pair.findings)
+
+
+@pytest.mark.slow
 def test_two_objects_are_judged_as_they_are(tmp_path: Path) -> None:
     """The name under which an object is lent is no option that a user set."""
     from diffusers import DiffusionPipeline
