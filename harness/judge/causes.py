@@ -67,7 +67,8 @@ def causes(
         if component is None or component in found or _given_wrongly(item, argued):
             continue
         if item in argued:
-            found[component] = _argument(component, item, argued)
+            settings = [f for f in exact if f.component == component and _is_setting(f)]
+            found[component] = _argument(component, item, argued, settings)
         else:
             found[component] = _finding(component, item, exact, places.get(component))
     return [found[c] for c in _ORDER if c in found]
@@ -95,11 +96,29 @@ def _given_wrongly(item: Evidence, argued: Sequence[Evidence]) -> bool:
     )
 
 
-def _argument(component: Component, item: Evidence, argued: Sequence[Evidence]) -> Finding:
-    """A wrong argument is its caller's: the finding has its name, and those made there with it."""
+def _is_setting(finding: Finding) -> bool:
+    return finding.kind == "config" and finding.known is None
+
+
+def _argument(
+    component: Component, item: Evidence, argued: Sequence[Evidence], settings: Sequence[Finding]
+) -> Finding:
+    """A wrong argument is its caller's: the finding has its name, and those made there with it.
+
+    `settings` are those of the component in which the exact gate found a difference: what is made of
+    another setting is another value, so the finding then has that setting's name.
+    """
     names = [e.setting for e in argued if e.component == component and e.setting]
     others = [name for name in dict.fromkeys(names) if name != item.setting]
     also = f"; so do {', '.join(others[:4])}" if others else ""
+    if settings:
+        return settings[0].model_copy(
+            update={
+                "kind": "component",
+                "detail": "; ".join([*(f.detail for f in settings[:3]), item.detail + also]),
+                "remedy": settings[0].remedy or _REMEDIES[component],
+            }
+        )
     return Finding(
         kind="component",
         name=item.setting or component,

@@ -103,3 +103,14 @@ def kill_often(folder: Path, kills: int, seeds: int, choice: random.Random) -> I
         assert forked(jobs)
         assert content(root) == expected, f"round {round_}: the resumed store differs"
         yield f"round {round_}: resumed, equal to the undisturbed store in all {len(expected)} files"
+
+
+def main(folder: str, kills: str, seeds: str, choice: str) -> None:
+    """`kill_often` in a process that has done nothing else: what a worker inside a process has read
+    includes all that the process did before, other tests among it."""
+    for line in kill_often(Path(folder), int(kills), int(seeds), random.Random(int(choice))):
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

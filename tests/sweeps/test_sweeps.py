@@ -5,12 +5,13 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
+import forked
 import pytest
-from forked import kill_often
-from sweeping import command, content, environment, noted, start, sweep
+from sweeping import ROOT, command, content, environment, noted, start, sweep
 
 from harness.cli import main
 from harness.store import Store
@@ -88,7 +89,12 @@ def test_what_is_ended_at_any_moment_is_resumed_to_the_bit(
 
 def test_kills_at_random_moments_leave_no_trace_in_the_store(tmp_path: Path) -> None:
     """Fifty moments; `make bench` does the same with more seeds and keeps its log."""
-    lines = list(kill_often(tmp_path, 50, 1, random.Random(6)))
+    done = subprocess.run(
+        [sys.executable, forked.__file__, str(tmp_path), "50", "1", "6"],
+        env=environment(tmp_path), cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
     assert sum("killed" in line for line in lines) >= 50
     assert "equal to the undisturbed store" in lines[-1]
 
