@@ -4,6 +4,7 @@ import errno
 import os
 import pickle
 import shutil
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -87,8 +88,8 @@ def test_a_full_disk(
     original = Store.staged
 
     @contextmanager
-    def full(self: Store, kind: str, key: str):
-        with original(self, kind, key) as folder:
+    def full(self: Store, kind: str, key: str, final: Callable[[], str] | None = None):
+        with original(self, kind, key, final) as folder:
             (folder / "partial").write_text("x")
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             yield folder
