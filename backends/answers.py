@@ -13,6 +13,7 @@ from torch import Tensor
 
 from backends.arguments import ArgumentRecord, watching
 from backends.base import Case, Inputs, Pipeline, Prediction, Run, ScheduleTable
+from backends.checkpoints.tensors import digest
 from backends.errors import InvalidRequest
 from backends.healthy import healthy
 from backends.noise import NoiseTape
@@ -20,7 +21,7 @@ from backends.offload_audit import audit_offload
 from backends.questions import Question, nearest
 from backends.scan import scanning
 from backends.stand_in import answering
-from backends.trace import digest, sketch
+from backends.trace import sketch
 
 
 @dataclass

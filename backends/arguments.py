@@ -21,7 +21,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from backends.base import Pipeline
-from backends.trace import digest, sketch
+from backends.checkpoints.tensors import digest
+from backends.trace import sketch
 
 MOST_VALUES = 4096
 """A tensor of at most this many values is kept whole: its first entry that differs can be named."""

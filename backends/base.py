@@ -76,12 +76,14 @@ class Variant:
 
     `options` are the backend's own (dtype, placement, attention, ...), as its YAML lists them.
     `patch` names a function that a `--plugin` module registered; None leaves the pipeline alone.
+    `patch_may_idle`: it may find nothing to change, as an option under which it acts was taken away.
     """
 
     name: str
     backend: str
     options: dict[str, Any] = field(default_factory=dict)
     patch: str | None = None
+    patch_may_idle: bool = False
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from typing import Any
 from torch import nn
 
 from backends.base import Identity, Policies
+from backends.checkpoints.tensors import digest
 from backends.diffusers_acceleration import as_multiplied
 from backends.diffusers_conditioning import own_image_scale
 from backends.diffusers_placement import COMPONENTS, tensors_in_use
-from backends.trace import digest
 
 
 class TensorNames:

@@ -17,6 +17,8 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, cast
 
+from backends.checkpoints.tensors import raw_bytes
+
 _PLAIN = (str, bytes, int, float, complex, bool, type(None))
 _REGISTRIES = ("_modules", "_parameters", "_buffers")
 """Where a `torch.nn.Module` keeps what is read as its attributes."""
@@ -198,15 +200,13 @@ def _objects(value: Any, depth: int) -> Iterator[object]:
 def _contents(value: Any) -> Any:
     """Shape, dtype and a checksum of the values; which object it is, where they cannot be read."""
     import numpy as np
-    import torch
 
     if isinstance(value, np.ndarray):
         array = cast("np.ndarray[Any, Any]", value)
         whole = array.dtype != object
         return array.shape, str(array.dtype), zlib.crc32(array.tobytes()) if whole else id(array)
     try:
-        flat = value.detach().reshape(-1).contiguous().view(torch.uint8).cpu()
-        checksum = zlib.crc32(memoryview(flat.numpy()))
+        checksum = zlib.crc32(raw_bytes(value).numpy().data)
     except (RuntimeError, NotImplementedError, TypeError):  # on no device, sparse, quantised
         checksum = (id(value), value._version)
     return tuple(value.shape), str(value.dtype), checksum

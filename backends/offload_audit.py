@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from backends.base import Identity, Pipeline
-from backends.trace import digest
+from backends.checkpoints.tensors import digest
 
 _TIED = {"text_encoder.encoder.embed_tokens.weight": "text_encoder.shared.weight"}
 """T5 uses its embedding under the first name; an identity lists it under the second."""

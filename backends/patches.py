@@ -95,10 +95,11 @@ def names() -> list[str]:
     return sorted(_registered)
 
 
-def apply(name: str, pipeline: Pipeline) -> Pipeline:
+def apply(name: str, pipeline: Pipeline, *, may_idle: bool = False) -> Pipeline:
     """Apply patch `name`; return the pipeline to use from now on.
 
-    Raises `InvalidRequest` if it changed nothing: a pass would then compare a pipeline with itself.
+    Raises `InvalidRequest` if it changed nothing, as a pass would then compare a pipeline with itself;
+    not so where it `may_idle`, which is for a pipeline that another one judges as a whole.
     """
     from backends.footprint import Footprint
 
@@ -108,7 +109,7 @@ def apply(name: str, pipeline: Pipeline) -> Pipeline:
     replacement = function(pipeline)
     if replacement is not None and replacement is not pipeline:
         return replacement
-    if not before.changed():
+    if not may_idle and not before.changed():
         raise InvalidRequest(
             f"patch {name!r} changed nothing: no weight, setting, hook or method of the opened pipeline,"
             " and no function of its stack, is another one than before. Check the names of modules and"

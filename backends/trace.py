@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from backends.base import Prediction, TraceOptions
+from backends.checkpoints.tensors import digest
 from backends.sketch import sketch_array
-
-
-def digest(tensor: torch.Tensor) -> str:
-    """SHA-256 over dtype, shape and bytes of a tensor on any device."""
-    flat = tensor.detach().cpu().contiguous()
-    head = f"{str(flat.dtype).removeprefix('torch.')} {tuple(flat.shape)}\n".encode()
-    return hashlib.sha256(head + flat.reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
 def sketch(tensor: torch.Tensor) -> torch.Tensor:

@@ -109,7 +109,7 @@ class Worker:
         backend.check(variant["options"])
         pipeline = backend.open(model, variant["options"])
         if variant["patch"] is not None:
-            pipeline = patches.apply(variant["patch"], pipeline)
+            pipeline = patches.apply(variant["patch"], pipeline, may_idle=variant["patch_may_idle"])
         opened_s = time.perf_counter() - started
         self._pipeline = pipeline
         return {
@@ -151,9 +151,10 @@ class Worker:
         from safetensors.torch import save_file
 
         from backends.arguments import NativeArguments, watching
+        from backends.checkpoints.tensors import digest
         from backends.healthy import healthy
         from backends.noise import NoiseTape
-        from backends.trace import TraceRecorder, digest
+        from backends.trace import TraceRecorder
 
         pipeline = self._opened()
         asked = RenderRequest.from_json(request)

@@ -91,7 +91,10 @@ def stage_by_stage(variant: Variant) -> Variant:
     declared = registry.approximations(variant.backend, variant.options)
     off = {name: row.off for name, row in declared.items() if row.across_steps}
     kept = {name: value for name, value in off.items() if variant.options.get(name) != value}
-    return replace(variant, options={**variant.options, **kept}) if kept else variant
+    if not kept:
+        return variant
+    options = {**variant.options, **kept}
+    return replace(variant, options=options, patch_may_idle=True)
 
 
 def _label(changed: Mapping[str, Any]) -> str:

@@ -49,11 +49,18 @@ def digest(tensor: Tensor) -> str:
 
     Strides, device and storage do not count; the sign of zero and the payload of NaN do.
     """
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
     head = f"{dtype_name(tensor)} {tuple(tensor.shape)}\n"
     sha = hashlib.sha256(head.encode())
-    sha.update(flat.view(torch.uint8).numpy().data)
+    sha.update(raw_bytes(tensor).numpy().data)
     return sha.hexdigest()
+
+
+def raw_bytes(tensor: Tensor) -> Tensor:
+    """The bytes of a tensor on any device, in row-major order: uint8 (bytes,) on the CPU."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    if flat.stride(0) != 1:  # one expanded element counts as contiguous, and `view` refuses it
+        flat = flat.clone(memory_format=torch.contiguous_format)
+    return flat.view(torch.uint8)
 
 
 def state_digest(tensors: Mapping[str, Tensor]) -> str:

@@ -144,7 +144,8 @@ def under_declared(
     """The verdict of a pair that was compared under what the candidate declares, and what that does.
 
     A pass then is `approximation`, or `policy` where only settings of the case were declared. Whether
-    an option that makes another video is acceptable is no question of equivalence: no pass.
+    an option that makes another video is acceptable is no question of equivalence: no pass. Nor is it
+    one where the option never acted: what it does was not seen.
     """
     named = ", ".join(effect.declared)
     said = [f"Both sides ran with {named}.", *reasons, _by_itself(named, effect)]
@@ -154,6 +155,12 @@ def under_declared(
         told = f"The two agree, but what {named} makes of the video is for you to judge."
         return "inconclusive", [*said, told]
     approximates = any(f.kind == "approximation" for f in findings)
+    if approximates and equal_bits(effect.distances):
+        told = (
+            f"With and without {named} {effect.plain} gives the same bits: the option never acted here, so"
+            " that nothing is known of what it does. Run more steps or a larger video, or leave it out."
+        )
+        return "inconclusive", [*said, told]
     return ("approximation" if approximates else "policy"), said
 
 

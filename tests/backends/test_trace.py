@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load_file
 
 from backends.base import Prediction, TraceOptions
-from backends.trace import TraceRecorder, digest, sketch
+from backends.checkpoints.tensors import digest
+from backends.trace import TraceRecorder, sketch
 
 
 def test_digest_sees_value_shape_and_dtype() -> None:
@@ -17,6 +18,8 @@ def test_digest_sees_value_shape_and_dtype() -> None:
     assert len({digest(t) for t in [x, *others]}) == 6
     assert digest(x.reshape(2, 3).t().contiguous().t()) == digest(x.reshape(2, 3))
     assert digest(torch.tensor(1.0)) != digest(torch.tensor([1.0]))
+    assert digest(torch.tensor(7.0).expand(1)) == digest(torch.tensor([7.0]))
+    assert digest(torch.tensor(7.0).expand(2, 3)) == digest(torch.full((2, 3), 7.0))
 
 
 def test_sketch_distance_is_close_to_the_distance() -> None:

@@ -26,8 +26,8 @@ from backends.base import (
     ScheduleTable,
     StepObserver,
 )
+from backends.checkpoints.tensors import digest
 from backends.noise import NoiseTape
-from backends.trace import digest
 
 CHANNELS, WIDTH, HEADS, TOKENS = 4, 32, 2, 8
 

@@ -223,6 +223,21 @@ def test_what_is_declared_is_named_without_probes_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_an_option_that_never_acted_is_no_pass(tmp_path: Path) -> None:
+    """The first-block cache skips nothing in five steps, so that nothing is known of what it does."""
+    config = _config(
+        "judge.probe=false", "+backend@candidates.x=diffusers", "candidates.x.cache=first_block",
+        f"store={tmp_path}/store", f"results={tmp_path}/results",
+    )  # fmt: skip
+    _, result = session.run(config, (), (), _Silent(), connect=in_process)
+    assert result is not None
+    (pair,) = result.pairs
+    assert pair.effect is not None and pair.effect.share == 0
+    assert pair.verdict == "inconclusive"
+    assert "the option never acted here" in pair.reasons[-1]
+
+
+@pytest.mark.slow
 def test_two_objects_are_judged_as_they_are(tmp_path: Path) -> None:
     """The name under which an object is lent is no option that a user set."""
     from diffusers import DiffusionPipeline

@@ -13,12 +13,14 @@ import pytest
 import torch
 
 from backends import patches, registry
+from backends.base import Variant
 from backends.errors import InvalidRequest
 from harness import report, session
 from harness.compose import compose_tree
 from harness.config import RunConfig, build
 from harness.connect import in_process
 from harness.folders import conf_folders
+from harness.matching import stage_by_stage
 from harness.records import RunResult
 from harness.repetition import with_repetition_said
 from harness.selftest.catalogue import Fault, faults
@@ -202,6 +204,17 @@ def test_a_patch_that_changed_nothing_is_an_error(
 ) -> None:
     with pytest.raises(InvalidRequest, match=r"'tried' changed nothing: .* Check the names"):
         _applied(function, idle_pipeline, monkeypatch)
+
+
+def test_a_patch_may_idle_where_its_option_was_taken_away(
+    idle_pipeline: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked stage by stage, a pipeline has no cache, and a patch that acts inside it has no place."""
+    monkeypatch.setattr(patches, "_registered", {"tried": IDLE[0]})
+    assert patches.apply("tried", idle_pipeline, may_idle=True) is idle_pipeline
+    plain = Variant("x", "diffusers", {"cache": None}, "tried")
+    assert not stage_by_stage(plain).patch_may_idle
+    assert stage_by_stage(replace(plain, options={"cache": "pab"})).patch_may_idle
 
 
 @pytest.mark.parametrize(
