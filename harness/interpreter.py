@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 from backends.environment import VARIABLE, default_threads
 from harness.errors import WorkerError
-from harness.worker_start import cannot_start, lend_backends
+from harness.worker_process import cannot_start, lend_backends
 
 _WITHHELD = re.compile(
     "PWD|OLDPWD|SHLVL|_|PS[0-9]|HIST.*|MAIL|EDITOR|VISUAL|PAGER|LS_COLORS|LESS.*"  # of a shell

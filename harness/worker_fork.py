@@ -23,7 +23,7 @@ from pathlib import Path
 from threading import Lock
 from typing import IO, Any
 
-from harness.worker_start import cannot_start, close_pipes, lend_backends
+from harness.worker_process import cannot_start, close_pipes, lend_backends
 
 _BOOT = (
     "import sys; sys.path[0:1] = [sys.argv[1]];"

@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,38 @@ def _sources(room: str) -> list[Path]:
     found = sorted((ROOT / room).rglob("*.py"))
     assert found, f"no sources under {room}"
     return found
+
+
+def test_no_import_circle_counting_imports_inside_functions() -> None:
+    modules = {
+        _module_name(path): path for room in ("backends", "harness") for path in _sources(room)
+    }
+    uses = {name: _modules_used(path, modules) - {name} for name, path in modules.items()}
+    assert any(uses.values())
+    TopologicalSorter(uses).prepare()  # raises `CycleError`, which names the circle
+
+
+def _module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _modules_used(path: Path, known: dict[str, Path]) -> set[str]:
+    """Of `from package import module` the module; that its package comes with it closes no circle."""
+    used = set(_imports(path))
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module is not None:
+            taken = {f"{node.module}.{alias.name}" for alias in node.names} & known.keys()
+            used = used - {node.module} | taken if len(taken) == len(node.names) else used | taken
+    return used & known.keys()
+
+
+def test_the_rule_on_circles_sees_one(tmp_path: Path) -> None:
+    inside = tmp_path / "one.py"
+    inside.write_text("def late():\n    from harness import cli\n")
+    assert _modules_used(inside, {"harness.cli": inside}) == {"harness.cli"}
+    with pytest.raises(CycleError):
+        TopologicalSorter({"a": {"b"}, "b": {"a"}}).prepare()
 
 
 def test_backends_know_nothing_of_the_harness() -> None:

@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from backends.checkpoints.conversion import canonical_state, convert
     from backends.checkpoints.diffusers_keys import SCHEDULERS
-    from backends.checkpoints.lora import Lora, LoraModule, is_lora, open_lora
+    from backends.checkpoints.lora import Lora, LoraModule
+    from backends.checkpoints.lora_opening import is_lora, open_lora
     from backends.checkpoints.mapping import to_canonical
     from backends.checkpoints.report import ComponentReport, ConversionReport, Notice
     from backends.checkpoints.scales import SCALE_BLOCK
     from backends.checkpoints.settings import model_settings
-    from backends.checkpoints.source import Source, Stored, open_source
+    from backends.checkpoints.source import Source, Stored
     from backends.checkpoints.source_lora import LoraSource, open_lora_source
+    from backends.checkpoints.source_opening import open_source
     from backends.checkpoints.tensors import LazyTensors, digest, state_digest
 
 _HOMES = {
@@ -30,8 +32,8 @@ _HOMES = {
     "SCHEDULERS": "diffusers_keys",
     "Lora": "lora",
     "LoraModule": "lora",
-    "is_lora": "lora",
-    "open_lora": "lora",
+    "is_lora": "lora_opening",
+    "open_lora": "lora_opening",
     "to_canonical": "mapping",
     "ComponentReport": "report",
     "ConversionReport": "report",
@@ -42,7 +44,7 @@ _HOMES = {
     "open_lora_source": "source_lora",
     "Source": "source",
     "Stored": "source",
-    "open_source": "source",
+    "open_source": "source_opening",
     "LazyTensors": "tensors",
     "digest": "tensors",
     "state_digest": "tensors",

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from backends.checkpoints.diffusers_document import write_configs
 from backends.checkpoints.diffusers_folder import DiffusersFolder, open_diffusers, write_diffusers
-from backends.checkpoints.lora import is_lora, open_lora
 from backends.checkpoints.lora_conversion import write_lora
+from backends.checkpoints.lora_opening import is_lora, open_lora
 from backends.checkpoints.mapping import transformer_table, vae_table
 from backends.checkpoints.report import ComponentReport, ConversionReport, Format, Notice
 from backends.checkpoints.rules import WHOLE

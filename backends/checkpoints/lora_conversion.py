@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from backends.checkpoints.lora import WEIGHT_NAME, Lora, open_lora
+from backends.checkpoints.lora import WEIGHT_NAME, Lora
 from backends.checkpoints.lora_diffusers import HEADER, write_diffusers_lora
+from backends.checkpoints.lora_opening import open_lora
 from backends.checkpoints.lora_sat import YAML_NAME, check_representable, write_sat_lora
 from backends.checkpoints.report import ComponentReport, Format, Notice
 from backends.checkpoints.sidecar import SatOrigin, Sidecar, read_sidecar

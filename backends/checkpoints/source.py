@@ -94,17 +94,6 @@ class Source:
         return tuple(sorted({name.partition(".")[0] for name in self.tensors}))
 
 
-def open_source(path: Path) -> Source:
-    """Open a SAT or Diffusers model folder, one component's folder, or one weight file.
-
-    Raises `CheckpointError` where nothing can be read at all.
-    """
-    from backends.checkpoints.source_files import open_file
-    from backends.checkpoints.source_folders import open_folder
-
-    return open_folder(path) if path.is_dir() else open_file(path)
-
-
 def as_stored(component: str, name: str, load: Loader) -> Stored:
     """A tensor that already has canonical layout."""
     scaled = load if isinstance(load, Scaled) else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 MODELS: tuple[str, ...] = (
@@ -22,6 +23,8 @@ LORAS: tuple[str, ...] = ("micro-5b-magenta",)
 """LoRAs of these models, in Diffusers' format."""
 
 MADE_PREFIX = "made:"
+_RECIPES = "backends.roundtrip.made"
+"""By name, as a backend is: the recipes are made of the models, which must not reach up to them."""
 
 
 def model_path(name: str) -> Path:
@@ -51,13 +54,12 @@ def _known(kind: str, name: str, names: Sequence[str]) -> str:
 def checkpoint_path(given: str) -> Path:
     """What an option, a case or a command names: a micro model or LoRA, `made:NAME`, or a path.
 
-    `made:NAME` is made when first asked for (`backends.micro.made`); raises `CheckpointError` if it
+    `made:NAME` is made when first asked for (`backends.roundtrip.made`); raises `CheckpointError` if it
     cannot be. A path is not checked.
     """
     if given.startswith(MADE_PREFIX):
-        from backends.micro.made import made
-
-        return made(given.removeprefix(MADE_PREFIX))
+        recipes = import_module(_RECIPES)
+        return recipes.made(given.removeprefix(MADE_PREFIX))
     if given in (*MODELS, *LORAS):
         return Path(__file__).parent / "weights" / given
     return Path(given).expanduser()

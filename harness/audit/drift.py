@@ -69,6 +69,9 @@ def _finding(component: str, group: list[Pair]) -> Finding:
             " what fusing a LoRA and taking it out again leaves behind in this dtype"
         )
         remedy = "Load the base weights again instead of unfusing, or fuse in float32"
+    elif _rel(worst) > 1:
+        what = f"{counted(len(group), 'tensor')} of another size{where}: {parts}"
+        remedy = "Too much for fine-tuning; look for a scale that was dropped, or applied twice"
     else:
         what = f"{counted(len(group), 'tensor')} changed a little{where}: {parts}"
         remedy = "Expected after fine-tuning; otherwise take the reference's weights"

@@ -14,6 +14,7 @@ from torch.nn import functional
 from backends.checkpoints import SCALE_BLOCK, Stored
 from harness.audit.numbers import values_equal
 from harness.audit.relations import Relation
+from harness.audit.values import sample
 
 _ROWS = 1 << 22
 """Values that are looked at together."""
@@ -32,9 +33,12 @@ def eight_bits(a: Tensor, b: Tensor, left: Stored, right: Stored) -> Relation | 
     """
     if left.raw is not None:
         return _from_scaled(a, b, left, right)
-    if not _narrow(right.dtype) or _narrow(left.dtype) or not a.is_floating_point():
+    if _narrow(left.dtype) or not a.is_floating_point():
         return None
-    raw = (right.raw or right.load)()
+    raw = (right.raw or right.load)() if _narrow(right.dtype) else _widened(b)
+    if raw is None:
+        return None
+    named = str(raw.dtype).removeprefix("torch.")
     if right.scale is not None and _reproduced(a, b, raw) and _explained(a, b, raw, 1.0):
         words = f"the reference rounded to {right.dtype}, its scale {right.scale} applied"
         return Relation("rounded", words, source=right.dtype)
@@ -45,9 +49,19 @@ def eight_bits(a: Tensor, b: Tensor, left: Stored, right: Stored) -> Relation | 
         if right.scale is None and abs(times - 1) < _SAME:
             return None
         wrong = "with a wrong scale" if right.scale else "with the scale that belongs to it dropped"
-        return Relation(
-            "scale", f"the reference rounded to {right.dtype}, {wrong}", ratio=1 / times
-        )
+        widened = "" if _narrow(right.dtype) else f" and widened to {right.dtype}"
+        words = f"the reference rounded to {named}{widened}, {wrong}"
+        return Relation("scale", words, ratio=1 / times)
+    return None
+
+
+def _widened(b: Tensor) -> Tensor | None:
+    """`b` in the eight-bit type that it was stored in once: all of its values are steps of that type."""
+    taken = sample(b)
+    for name in ("float8_e4m3fn", "float8_e5m2"):
+        kind: torch.dtype = getattr(torch, name)
+        if torch.equal(taken.to(kind).float(), taken) and values_equal(b, b, kind):
+            return b.to(kind)
     return None
 
 

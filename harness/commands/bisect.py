@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.commands.output import console
-from harness.commands.settings import Request, add_settings, carry_out
+from harness.commands.request import Request
+from harness.commands.settings import add_settings, carry_out
 from harness.errors import EXIT_DIFFERENT, EXIT_EQUIVALENT, ConfigError
 
 if TYPE_CHECKING:

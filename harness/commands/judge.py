@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.commands.output import console
-from harness.commands.settings import Request, add_settings, board, carry_out
+from harness.commands.request import Request, board
+from harness.commands.settings import add_settings, carry_out
 from harness.errors import ParityError
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ import argparse
 from typing import TYPE_CHECKING
 
 from harness.commands.judge import judged
-from harness.commands.settings import Request, add_settings, carry_out
+from harness.commands.request import Request
+from harness.commands.settings import add_settings, carry_out
 
 if TYPE_CHECKING:
     from harness.config import RunConfig

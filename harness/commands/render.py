@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from harness.commands.settings import Request, add_settings, board, carry_out
+from harness.commands.request import Request, board
+from harness.commands.settings import add_settings, carry_out
 from harness.errors import EXIT_EQUIVALENT, EXIT_UNDECIDED, EXIT_USAGE
 
 if TYPE_CHECKING:

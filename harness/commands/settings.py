@@ -6,18 +6,14 @@ import argparse
 import contextlib
 import sys
 import textwrap
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.commands.request import Job, Request, warning
 from harness.folders import choices, conf_folders, groups
 
 if TYPE_CHECKING:
-    from harness.board import Board
     from harness.config import RunConfig
-    from harness.records import Finding
-    from harness.runner import SweepShare
 
 _SETTINGS = """\
 settings are Hydra overrides, and follow the verb in any order:
@@ -30,23 +26,6 @@ settings are Hydra overrides, and follow the verb in any order:
 
 choices:
 """
-
-
-@dataclass(frozen=True)
-class Request:
-    """The settings of one command line. `command` is the line itself, for the record.
-
-    `sweep` is there when this is one job of several.
-    """
-
-    overrides: tuple[str, ...]
-    plugins: tuple[str, ...]
-    command: tuple[str, ...]
-    sweep: SweepShare | None = None
-
-
-Job = Callable[["RunConfig", Request], int]
-"""Carries out one configuration and returns its exit code."""
 
 
 def add_settings(parser: argparse.ArgumentParser, description: str, examples: str) -> None:
@@ -88,7 +67,7 @@ def carry_out(args: argparse.Namespace, verb: str, job: Job) -> int:
     _check_plugins(request.plugins)
     check_environment()
     if args.multirun:
-        from harness.commands.sweep import sweep
+        from harness.commands.sweep import sweep  # it imports Hydra
 
         return sweep(request, folders, job, verb, again=args.again)
     config = build(compose_tree(request.overrides, folders))
@@ -96,18 +75,6 @@ def carry_out(args: argparse.Namespace, verb: str, job: Job) -> int:
     for hazard in hazards(config):
         print(warning(hazard), file=sys.stderr)
     return job(config, request)
-
-
-def board(request: Request) -> Board | None:
-    """Where the sweep's progress is written down, if this is one of its jobs."""
-    return None if request.sweep is None else request.sweep.board
-
-
-def warning(hazard: Finding) -> str:
-    """One line for a person: the reason, and the remedy where there is one."""
-    from harness.report.text import warning_sentence
-
-    return f"parity: {warning_sentence(hazard)}"
 
 
 def _check_plugins(plugins: tuple[str, ...]) -> None:

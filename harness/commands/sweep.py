@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 
 from harness.audit.hazards import hazards
 from harness.board import Board
-from harness.commands.settings import Job, Request, warning
+from harness.commands.request import Job, Request, warning
 from harness.compose import (
     CONFIG_NAME,
     VERSION_BASE,

@@ -157,8 +157,9 @@ def under_declared(
     approximates = any(f.kind == "approximation" for f in findings)
     if approximates and equal_bits(effect.distances):
         told = (
-            f"With and without {named} {effect.plain} gives the same bits: the option never acted here, so"
-            " that nothing is known of what it does. Run more steps or a larger video, or leave it out."
+            f"With and without {named} {effect.plain} gives the same bits: the option never acted here,"
+            " so that nothing is known of what it does. Run more steps or a larger video, or leave it"
+            " out."
         )
         return "inconclusive", [*said, told]
     return ("approximation" if approximates else "policy"), said

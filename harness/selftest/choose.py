@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from harness.errors import ParityError
-from harness.selftest.catalogue import Fault, Healthy, faults, healthy, pairs
+from harness.selftest.catalogue import faults, healthy, pairs
+from harness.selftest.row import Fault, Healthy
 from harness.selftest.rows_pairs import Pair
 
 Row = TypeVar("Row", Fault, Healthy, Pair)

@@ -21,9 +21,9 @@ from harness.native_probe import read_trace
 from harness.plan import make_plan
 from harness.records import Component, PairResult, Record, VerdictName
 from harness.runner import ExecutionSettings, render
-from harness.selftest.catalogue import Fault, Healthy
 from harness.selftest.gates import Latents, usual_gates
 from harness.selftest.margins import margins
+from harness.selftest.row import Fault, Healthy
 from harness.selftest.setting import Setting
 from harness.store import Store
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from harness.records import Component
-from harness.selftest.catalogue import Fault, SecondRender
+from harness.selftest.row import Fault, SecondRender
 from harness.selftest.setting import (
     FIVE,
     FIVE_BF16,

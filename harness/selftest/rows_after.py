@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.records import VerdictName
-from harness.selftest.catalogue import Fault
+from harness.selftest.row import Fault
 from harness.selftest.setting import FIVE, FIVE_BF16, SAT_FIVE, SAT_TWO, TWO, TWO_BF16, Setting
 
 _ALSO = {TWO: (SAT_TWO,), FIVE: (FIVE_BF16,), TWO_BF16: (TWO,), FIVE_BF16: (SAT_FIVE,),

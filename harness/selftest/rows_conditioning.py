@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.records import Component
-from harness.selftest.catalogue import Fault
+from harness.selftest.row import Fault
 from harness.selftest.setting import (
     IMAGE,
     IMAGE_BF16,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from harness.records import VerdictName
-from harness.selftest.catalogue import Healthy
+from harness.selftest.row import Healthy
 from harness.selftest.setting import (
     FIVE,
     FIVE_BF16,

@@ -4,7 +4,7 @@ guidance, solver, and the loop around them."""
 from __future__ import annotations
 
 from harness.records import Component, VerdictName
-from harness.selftest.catalogue import Fault
+from harness.selftest.row import Fault
 from harness.selftest.setting import FIVE, FIVE_BF16, TWO, TWO_BF16, Setting
 
 _ANY = (TWO, FIVE)

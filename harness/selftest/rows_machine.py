@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from harness.records import Component, VerdictName
-from harness.selftest.catalogue import Fault, SecondRender
+from harness.selftest.row import Fault, SecondRender
 from harness.selftest.setting import (
     FIVE,
     FIVE_BF16,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.records import Component
-from harness.selftest.catalogue import Fault, SecondRender
+from harness.selftest.row import Fault, SecondRender
 from harness.selftest.setting import (
     SAT_FIVE,
     SAT_FIVE_BF16,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.records import VerdictName
-from harness.selftest.catalogue import Fault
+from harness.selftest.row import Fault
 from harness.selftest.setting import (
     FIVE,
     FIVE_BF16,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.selftest.catalogue import Fault
+from harness.selftest.row import Fault
 from harness.selftest.setting import FIVE, FIVE_BF16, TWO, TWO_BF16, Setting
 
 _BLOCKS = "transformer.transformer_blocks"

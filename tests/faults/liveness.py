@@ -30,7 +30,8 @@ from backends.noise import NoiseTape
 from harness.compose import compose_tree
 from harness.config import RunConfig, build
 from harness.folders import conf_folders
-from harness.selftest.catalogue import Fault, faults, healthy
+from harness.selftest.catalogue import faults, healthy
+from harness.selftest.row import Fault
 from harness.selftest.setting import Setting
 
 LIMIT = 20 * 2e-6

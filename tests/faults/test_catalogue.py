@@ -14,8 +14,9 @@ from backends import patches, registry
 from backends.base import Case, Pipeline
 from backends.faults.pairs import PAIRS
 from harness.records import Component, VerdictName
-from harness.selftest.catalogue import Fault, Healthy, faults, healthy, pairs
+from harness.selftest.catalogue import faults, healthy, pairs
 from harness.selftest.choose import choose
+from harness.selftest.row import Fault, Healthy
 from harness.selftest.setting import Model
 
 ROWS: tuple[Fault | Healthy, ...] = (*faults(), *healthy())

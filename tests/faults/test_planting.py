@@ -8,7 +8,8 @@ from liveness import measured
 from backends import patches, registry
 from backends.base import Pipeline
 from backends.faults.attention import Processor, install
-from harness.selftest.catalogue import Fault, faults
+from harness.selftest.catalogue import faults
+from harness.selftest.row import Fault
 
 
 def opened(model: str, backend: str = "diffusers") -> Pipeline:

@@ -252,6 +252,36 @@ def test_a_loader_that_ignored_the_scale_is_said(
     assert any("it was ignored or dropped" in detail for detail in said), said
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_a_dropped_scale_is_said_of_what_was_widened_and_saved(
+    kind: torch.dtype, dtype: torch.dtype, weights: State, audited: Callable[..., AuditReport]
+) -> None:
+    """No tensor is in eight bits any more, but every value is a step of eight bits."""
+    largest = torch.finfo(kind).max
+    saved = {
+        name: (tensor.float() / (tensor.float().abs().max() / largest)).to(kind).to(dtype)
+        if tensor.ndim == 2 and name.startswith("transformer_blocks")
+        else tensor
+        for name, tensor in weights.items()
+    }
+    (finding, *_) = audited(weights, saved).findings
+    named = str(kind).removeprefix("torch.")
+    assert f"rounded to {named} and widened to" in finding.detail, finding.detail
+    assert "the scale that belongs to it dropped" in finding.detail
+
+
+def test_a_size_that_no_training_gives_is_not_called_a_little(
+    weights: State, audited: Callable[..., AuditReport]
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    noise = 1 + 0.05 * torch.randn(weights[NAME].shape, generator=generator)
+    larger = {**weights, NAME: (400 * weights[NAME].float() * noise).to(weights[NAME].dtype)}
+    (finding,) = audited(weights, larger).findings
+    assert "of another size" in finding.detail and "a little" not in finding.detail
+    assert "scale" in (finding.remedy or "")
+
+
 def test_a_scale_beside_full_weights_belongs_to_nothing(
     weights: State, audited: Callable[..., AuditReport]
 ) -> None:

@@ -23,7 +23,8 @@ from harness.folders import conf_folders
 from harness.matching import stage_by_stage
 from harness.records import RunResult
 from harness.repetition import with_repetition_said
-from harness.selftest.catalogue import Fault, faults
+from harness.selftest.catalogue import faults
+from harness.selftest.row import Fault
 from tests.report.synthetic_runs import Synthetic
 
 pytest_plugins = ("pytester",)
