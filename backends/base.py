@@ -142,18 +142,29 @@ class Policies:
 
 
 @dataclass(frozen=True)
+class Table:
+    """A tensor that a stack computes: its dtype, shape, and sketch (512 values, `backends.sketch`)."""
+
+    dtype: str
+    shape: list[int]
+    sketch: list[float]
+
+
+@dataclass(frozen=True)
 class Identity:
     """Everything about an opened pipeline that must be equal exactly on both sides.
 
     `weights` maps canonical (Diffusers) tensor names, component first, to a digest over dtype, shape
     and bytes after canonical layout; `dtypes` maps a component to its parameter dtype(s); `configs`
     holds the settings that decide the mathematics, under canonical names (`vae.scaling_factor`,
-    `scheduler.snr_shift_scale`, `vae.use_tiling`, ...).
+    `scheduler.snr_shift_scale`, `vae.use_tiling`, ...). `tables` has those of `weights` that the stack
+    computes and does not load, whose last bits another order of the same sum may change.
     """
 
     weights: dict[str, str]
     dtypes: dict[str, str]
     configs: dict[str, Any]
+    tables: dict[str, Table] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,14 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from backends.base import Identity, Policies
-from backends.checkpoints.tensors import digest
+from backends.base import Identity, Policies, Table
+from backends.checkpoints.tensors import digest, dtype_name
 from backends.diffusers_acceleration import as_multiplied
 from backends.diffusers_conditioning import own_image_scale
 from backends.diffusers_placement import COMPONENTS, tensors_in_use
+from backends.trace import sketch
 
 
 class TensorNames:
@@ -38,6 +39,7 @@ def read_identity(pipe: Any, names: TensorNames, placement: Mapping[str, str]) -
     """
     weights: dict[str, str] = {}
     dtypes: dict[str, str] = {}
+    tables: dict[str, Table] = {}
     for component in COMPONENTS:
         module: nn.Module = getattr(pipe, component)
         found: set[str] = set()
@@ -47,10 +49,15 @@ def read_identity(pipe: Any, names: TensorNames, placement: Mapping[str, str]) -
             else:
                 # Diffusers keeps position tables in float64 and casts them where they are added.
                 tensor = tensor.to(pipe.transformer.dtype)
+                tables[f"{component}.{name}"] = _table(tensor)
             weights[f"{component}.{name}"] = digest(as_multiplied(tensor))
         dtypes[component] = ", ".join(sorted(found))
     configs = dict(_settings(pipe)) | {f"placement.{k}": v for k, v in placement.items()}
-    return Identity(dict(sorted(weights.items())), dtypes, configs)
+    return Identity(dict(sorted(weights.items())), dtypes, configs, tables)
+
+
+def _table(tensor: Tensor) -> Table:
+    return Table(dtype_name(tensor), list(tensor.shape), sketch(tensor).tolist())
 
 
 def _settings(pipe: Any) -> Iterator[tuple[str, Any]]:

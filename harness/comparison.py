@@ -39,6 +39,7 @@ from harness.judge.native import (
 )
 from harness.judge.native_arguments import judge_native_arguments
 from harness.judge.schedules import judge_policy
+from harness.judge.tables import said_of_tables
 from harness.local_probe import (
     OTHER_MEMBERS,
     LocalData,
@@ -391,4 +392,5 @@ def _look(
         return predict_in_float64(prober, data, side, places, equalising)
 
     found, chain = settle(data, judge_local(data), in_float64)
-    return found, [*acting(_stage_arguments(found).evidence(), chain), *chain]
+    tables = said_of_tables(found.reference.full.pipeline, found.candidate.full.pipeline)
+    return found, [*tables, *acting(_stage_arguments(found).evidence(), chain), *chain]

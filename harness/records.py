@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from backends.base import Table
+
 Status = Literal["ok", "unsupported", "error", "not_run"]
 VerdictName = Literal[
     "bit_exact", "rounding", "chaotic", "policy", "approximation", "bug", "broken", "inconclusive",
@@ -56,11 +58,15 @@ class Step(Record):
 
 
 class PipelineRecord(Record):
-    """An opened pipeline: what must be equal exactly, and what its stack does by policy."""
+    """An opened pipeline: what must be equal exactly, and what its stack does by policy.
+
+    `tables` are those of the weights that the stack computes.
+    """
 
     weights: dict[str, str]
     dtypes: dict[str, str]
     configs: dict[str, Any]
+    tables: dict[str, Table] = {}
     policies: dict[str, str | float | None]
 
 

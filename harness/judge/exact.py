@@ -17,6 +17,7 @@ from backends.base import ScheduleTable
 from harness.judge import schedules
 from harness.judge.draws import judge_generators
 from harness.judge.known import KnownDifference, equalised_by_match, known_difference
+from harness.judge.tables import rounded_tables
 from harness.records import Component, Finding, PipelineRecord, RenderRecord
 from harness.store import Store
 
@@ -27,9 +28,16 @@ def compare_pipelines(reference: PipelineRecord, candidate: PipelineRecord) -> l
     """Weights, dtypes, configs, and the policies that no match factor equalises.
 
     Tensors and config keys that only one side has are findings too; a key under `placement.` is
-    where a pipeline runs, which is what placements are compared for, and is not.
+    where a pipeline runs, which is what placements are compared for, and is not. Tables that differ by
+    rounding alone are none either (`harness.judge.tables`).
     """
-    found = _weights(reference.weights, candidate.weights)
+    rounded = {name for name, _ in rounded_tables(reference, candidate)}
+    found = _weights(
+        *(
+            {k: v for k, v in side.weights.items() if k not in rounded}
+            for side in (reference, candidate)
+        )
+    )
     for component in sorted(reference.dtypes.keys() | candidate.dtypes.keys()):
         a, b = reference.dtypes.get(component), candidate.dtypes.get(component)
         if a != b:

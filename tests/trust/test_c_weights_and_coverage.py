@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from backends.base import Table
+from backends.sketch import sketch_array
 from harness import session
 from harness.compose import compose_tree
 from harness.config import build
@@ -14,6 +18,8 @@ from harness.connect import in_process
 from harness.folders import conf_folders
 from harness.judge.coverage import not_compared, of_checks, of_pipelines, of_runs
 from harness.judge.decide import decide
+from harness.judge.exact import compare_pipelines
+from harness.judge.tables import said_of_tables
 from harness.records import (
     EQUIVALENT,
     Coverage,
@@ -74,6 +80,59 @@ def test_nothing_passes_with_something_missing(equal: bool, kind: str) -> None:
     assert f"1 of 3 {kind} were not compared" in reasons[0] and "transformer_2" in reasons[0]
     bug = AGREES.model_copy(update={"outcome": "differs"})
     assert decide([], [_distance(equal)], [], [bug], None, True, [short])[0] == "bug"
+
+
+def _with_table(
+    values: Any, dtype: str = "float32", shape: tuple[int, ...] = (8, 64)
+) -> PipelineRecord:
+    """A pipeline whose only computed tensor has these `values`."""
+    sketch = sketch_array(np.asarray(values, np.float32)).tolist()
+    digest = sha256(np.asarray(values, np.float32).tobytes()).hexdigest()
+    return _pipeline(
+        weights={**_pipeline().weights, "transformer.table": digest},
+        tables={"transformer.table": Table(dtype, list(shape), sketch)},
+    )
+
+
+def _findings(a: PipelineRecord, b: PipelineRecord) -> list[str]:
+    return [f.name for f in compare_pipelines(a, b) if f.kind == "weights"]
+
+
+def test_a_table_that_is_computed_in_another_order_is_the_same_table() -> None:
+    angles = np.linspace(0, 30, 512)
+    right, other = np.sin(angles), np.sin(angles * (1 + 2.0**-50))
+    other = np.nextafter(
+        other.astype(np.float32), np.float32(2), where=angles > 25, out=other.astype(np.float32)
+    )
+    a, b = _with_table(right), _with_table(other)
+    assert a.weights != b.weights and _findings(a, b) == []
+    (said,) = said_of_tables(a, b)
+    assert (
+        said.outcome == "agrees" and said.value is not None and 0 < said.value < (said.limit or 0)
+    )
+    assert said_of_tables(a, a) == []
+
+
+@pytest.mark.parametrize(
+    "damage", ["one value", "all a little", "shape", "dtype", "not finite", "loaded"]
+)
+def test_a_table_that_differs_by_more_is_a_finding(damage: str) -> None:
+    right = np.sin(np.linspace(0, 30, 512))
+    other = right.copy()
+    given: dict[str, Any] = {}
+    if damage == "one value":
+        other[77] += 1e-4
+    elif damage == "all a little":
+        other *= 1 + 4e-7
+    elif damage == "not finite":
+        other[3] = np.nan
+    else:
+        other[5] = np.nextafter(np.float32(other[5]), np.float32(2))
+        given = {"shape": {"shape": (512,)}, "dtype": {"dtype": "bfloat16"}}.get(damage, {})
+    a, b = _with_table(right), _with_table(other, **given)
+    if damage == "loaded":
+        b = b.model_copy(update={"tables": {}})
+    assert _findings(a, b) == ["transformer.table"] and said_of_tables(a, b) == []
 
 
 def test_a_component_that_nobody_listed_is_counted() -> None:
