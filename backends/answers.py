@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from backends.healthy import healthy
 from backends.noise import NoiseTape
 from backends.offload_audit import audit_offload
 from backends.questions import Question, nearest
-from backends.scan import scanning
+from backends.scan import Scan, scanning
 from backends.stand_in import answering
 from backends.trace import sketch
 
@@ -60,6 +60,7 @@ def answer(
         "solve": _solve,
         "decode": _decode,
         "scan": _scan,
+        "native_scan": _native_scan,
         "run": _whole_run,
         "guide": _guide,
         "advance": _advance,
@@ -261,11 +262,46 @@ def _scan(asked: _Asked) -> None:
                 asked.tensor(f"{question.source}.{question.steps[0]}.in"), question.steps[0]
             )
             asked.answers.guided_calls += 1
+    _put_scan(asked.answers, question, question.id, found)
+
+
+def _put_scan(answers: Answers, question: Question, name: str, found: Scan) -> None:
     if not found.names:
         raise InvalidRequest(f"no module of {question.root!r} was called; there is nothing to scan")
-    asked.put("inputs", torch.stack(found.inputs))
-    asked.put("outputs", torch.stack(found.outputs))
-    asked.answers.facts[question.id] = {"names": found.names, "moments": found.moments}
+    answers.put(f"{name}.inputs", torch.stack(found.inputs))
+    answers.put(f"{name}.outputs", torch.stack(found.outputs))
+    answers.facts[name] = {"names": list(found.names), "moments": list(found.moments)}
+
+
+class _Reached(Exception):
+    """Ends a native run after the step that was asked about."""
+
+
+def _native_scan(asked: _Asked) -> None:
+    """One step of the pipeline's own loop with every module watched, and the same step by hand."""
+    question, wanted, given = asked.question, asked.question.steps[0], list[Tensor]()
+
+    def observe(
+        step: int, timestep: int, latents: Tensor, prediction: Prediction, result: Tensor
+    ) -> None:
+        asked.answers.guided_calls += 1
+        if step == wanted:
+            given.append(latents.detach().clone())
+            raise _Reached
+        found.clear()
+
+    tape = NoiseTape(question.seed)
+    with scanning(asked.pipeline, question.root) as found, suppress(_Reached):
+        asked.pipeline.render(asked.case, asked.inputs, tape, observe)
+    if not given:
+        raise InvalidRequest(f"the pipeline's own run ended before step {wanted}")
+    _put_scan(asked.answers, question, question.id, found)
+    run = asked.run(NoiseTape(question.seed))
+    for name in ("again", "repeat"):
+        with scanning(asked.pipeline, question.root) as found:
+            run.predict(given[0], wanted)
+        asked.answers.guided_calls += 1
+        _put_scan(asked.answers, question, f"{name}.{question.id}", found)
 
 
 def _guide(asked: _Asked) -> None:

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from backends.base import Pipeline
+from backends.blocks_at_work import Blocks, Counter, counting
 from backends.checkpoints.tensors import digest
 from backends.trace import sketch
 
@@ -39,10 +40,12 @@ BESIDE = "beside the latents"
 
 @dataclass(frozen=True)
 class Call:
-    """One call of `component` (`transformer`, `vae.decode`, ...) with its flattened arguments."""
+    """One call of `component` (`transformer`, `vae.decode`, ...) with its flattened arguments, and which
+    of its `blocks` worked, where they are counted."""
 
     component: str
     arguments: Mapping[str, Any]
+    blocks: Blocks | None = None
 
 
 @contextmanager
@@ -63,7 +66,9 @@ def watching(pipeline: Pipeline) -> Generator[list[Call]]:
                 seen = _recorded(calls, f"{name}.{method}", native)
                 stack.enter_context(patch.object(root, method, seen))
             if not methods:
-                stack.callback(_hooked(calls, name, root).remove)
+                denoiser = name == "transformer"
+                blocks = stack.enter_context(counting(pipeline, name)) if denoiser else None
+                stack.callback(_hooked(calls, name, root, blocks).remove)
         yield calls
 
 
@@ -75,9 +80,10 @@ def _recorded(calls: list[Call], name: str, native: Callable[..., Any]) -> Calla
     return call
 
 
-def _hooked(calls: list[Call], name: str, module: nn.Module) -> Any:
+def _hooked(calls: list[Call], name: str, module: nn.Module, counter: Counter | None) -> Any:
     def hook(_module: nn.Module, args: Any, kwargs: Any) -> None:
-        calls.append(Call(name, flattened(module.forward, args, kwargs)))
+        blocks = None if counter is None else counter.begin()
+        calls.append(Call(name, flattened(module.forward, args, kwargs), blocks))
 
     return module.register_forward_pre_hook(cast(Any, hook), with_kwargs=True)
 
@@ -116,8 +122,9 @@ class ArgumentRecord:
     Each of `calls` is {"component", "label", "arguments": {name: fact}, "roles"}. The fact of a tensor
     has `dtype`, `shape`, `digest`, `whole` (its values are kept, no sketch) and `at`, its index in
     `tensors` (rows, values); that of anything else has `value`. An argument that holds the run's latents
-    has `carried`, its relative distance from them. `roles` says which argument holds the `text` and the
-    `timestep` of the run, where those are known. Equal tensors are kept once.
+    has `carried`, its relative distance from them. `blocks`, where they were
+    counted, are [those that worked in the call, all]. `roles` says which argument holds the `text` and
+    the `timestep` of the run, where those are known. Equal tensors are kept once.
     """
 
     calls: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
@@ -143,7 +150,9 @@ class ArgumentRecord:
                     facts[name]["carried"] = held
                 if beside is not None:
                     facts[f"{name}, {BESIDE}"] = self._fact(beside)
-        known = {"component": call.component, "label": label, "arguments": facts}
+        known: dict[str, Any] = {"component": call.component, "label": label, "arguments": facts}
+        if call.blocks is not None:
+            known["blocks"] = [len(call.blocks.worked), call.blocks.total]
         self.calls.append({**known, "roles": _roles(call.arguments, text, timestep)})
 
     def _fact(self, value: Any) -> dict[str, Any]:

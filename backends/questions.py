@@ -25,8 +25,13 @@ accumulated. Tensors are named in one safetensors file; the answer to question `
                                       `steps[i]` on
     in_use       seed, steps, crop    the weights as they are when used, in a short run of its own
                                       (`backends.offload_audit`): a fact, and no tensor
+    native_scan  seed, steps, root    scan and again of the pipeline's own run at `steps[0]`, see below
     scan         root, and what the   inputs (M, 512), outputs (M, 512); names and moments of the M
                  component needs      modules of component `root` (`backends.scan`)
+
+A `native_scan` lets the pipeline's own loop run up to the end of step `steps[0]` and gives the scan of
+component `root` in that step; then, as "again.<id>" and "repeat.<id>", the scans of the same step asked
+by hand, on the latents that the loop had.
 
 Predictions also give `<k>.native`, the guided clean sample, where the stack's solver consumes that, and
 the guidance scale of each step. `image` names the latents of a conditioning image that replace the
@@ -46,8 +51,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 Kind = Literal[
-    "own", "start", "varied", "text", "trajectory", "predict", "solve", "decode", "scan", "run", "guide",
-    "advance", "in_use",
+    "own", "start", "varied", "text", "trajectory", "predict", "solve", "decode", "scan", "native_scan",
+    "run", "guide", "advance", "in_use",
 ]  # fmt: skip
 
 

@@ -33,12 +33,19 @@ class Scan:
     inputs: list[Tensor] = field(default_factory=list[Tensor])
     outputs: list[Tensor] = field(default_factory=list[Tensor])
     moments: list[tuple[int, float, float]] = field(default_factory=list[tuple[int, float, float]])
+    calls: Counter[str] = field(default_factory=Counter[str])
+
+    def clear(self) -> None:
+        """Forget what was seen, as before the next call of the component."""
+        for rows in (self.names, self.inputs, self.outputs, self.moments, self.calls):
+            rows.clear()
 
 
 @contextmanager
 def scanning(pipeline: Pipeline, root: str) -> Generator[Scan]:
     """Record every module of component `root` within the block."""
-    found, calls = Scan(), Counter[str]()
+    found = Scan()
+    calls = found.calls
     modules = {n: m for n, m in pipeline.modules().items() if n == root or n.startswith(f"{root}.")}
 
     def watch(name: str, module: nn.Module) -> Any:

@@ -26,12 +26,14 @@ from harness.judge.arguments import (
 from harness.judge.blocks import Place, first_non_finite, locate
 from harness.judge.distances import same_result
 from harness.judge.draws import judge_generators
+from harness.judge.from_nothing import doubtful, with_step_noise
 from harness.judge.jumps import judge_jumps
 from harness.judge.known import known_difference
 from harness.judge.local import judge_local, one_stack
 from harness.judge.narrow import settle
 from harness.judge.native import (
     healthy_velocity,
+    in_a_module,
     judge_finite,
     judge_itself,
     judge_native,
@@ -60,6 +62,7 @@ from harness.native_probe import (
     schedule_used,
     shared_with,
 )
+from harness.place_probe import in_run, skipped_blocks, solve_from_nothing
 from harness.prober import Answers, Array, Prober, Shared, Target
 from harness.records import Component, Coverage, Evidence, Finding, PipelineRecord, RenderRecord
 from harness.store import Store
@@ -144,7 +147,15 @@ def compare_locally(
     try:
         links = _links(prober, store, case, sides, renders, data, member, across)
         staged = _stage_arguments(data).evidence()
-        links = [e for seen in handed for e in only_here(seen.evidence(), staged)] + links
+        given = [e for seen in handed for e in only_here(seen.evidence(), staged)]
+        if not across and "transformer" not in places:
+            judged = prober.fresh_calls
+            links, found = in_run(prober, store, case, candidate, renders, links, given)
+            places, locating = places | found, locating + prober.fresh_calls - judged
+        skipped = skipped_blocks(store, data, renders)
+        if skipped:
+            links = [in_a_module(e) for e in links]
+        links = [*given, *skipped, *links]
     except (RemoteError, WorkerError) as error:
         links = [_unscored(error)]
     return Local(
@@ -392,5 +403,8 @@ def _look(
         return predict_in_float64(prober, data, side, places, equalising)
 
     found, chain = settle(data, judge_local(data), in_float64)
+    if doubtful(chain) is not None:
+        rested = solve_from_nothing(prober, found, (reference, candidate))
+        chain = with_step_noise(found, chain, rested)
     tables = said_of_tables(found.reference.full.pipeline, found.candidate.full.pipeline)
     return found, [*tables, *acting(_stage_arguments(found).evidence(), chain), *chain]

@@ -19,6 +19,7 @@ from harness.judge.free import Divergence, diverge, free_evidence, seed_distance
 from harness.judge.known import acts, known_difference
 from harness.judge.look import Look, look
 from harness.judge.quality import quality_shift
+from harness.judge.skipped import SKIPPED
 from harness.metrics.readings import VideoReadings, hard_failures
 from harness.native_probe import read_trace
 from harness.records import (
@@ -157,7 +158,7 @@ def judge_pair(
         verdict, reasons = lost
     places = local.places if local is not None else {}
     findings = _findings(verdict, parts.evidence, parts.findings, local)
-    remarks = obscured(parts.evidence) if verdict in ("bug", "broken") else []
+    remarks = _remarks(verdict, parts.evidence)
     case, names = reference[0].case["name"], (reference[0], candidate[0])
     cost = sum(record.guided_calls for _, record in labelled)
     cost += local.guided_calls if local is not None else 0
@@ -238,6 +239,14 @@ def judge_unrendered(
         coverage=coverage,
         blocks=[] if local is None else [d for p in local.places.values() for d in p.scan],
     )  # fmt: skip
+
+
+def _remarks(verdict: VerdictName, evidence: Sequence[Evidence]) -> list[str]:
+    """What a defect hides, or what may be behind a difference that no check names."""
+    if verdict in ("bug", "broken"):
+        return obscured(evidence)
+    noted = [e.detail for e in evidence if e.check.endswith(SKIPPED)]
+    return [f"{detail[:1].upper()}{detail[1:]}." for detail in noted if verdict == "inconclusive"]
 
 
 def _findings(

@@ -53,12 +53,15 @@ class Given:
 
 @dataclass(frozen=True)
 class Called:
-    """One call of a component: its arguments by name, and which hold `text`, `timestep`, `latents`."""
+    """One call of a component: its arguments by name, and which hold `text`, `timestep`, `latents`.
+
+    `blocks` are how many of its blocks worked, and how many it has, where that was counted."""
 
     component: str
     label: str
     arguments: Mapping[str, Given]
     roles: Mapping[str, str]
+    blocks: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ def read_calls(calls: Sequence[Facts], tensors: Mapping[int, Array]) -> list[Cal
                 for name, fact in call["arguments"].items()
             },
             {**_holding_latents(call["arguments"]), **call["roles"]},
+            tuple(call["blocks"]) if "blocks" in call else None,
         )
         for call in calls
     ]

@@ -59,6 +59,25 @@ def first_non_finite(candidate: Answers, step: int) -> Place | None:
     return None
 
 
+def differs_in_run(answers: Answers, step: int) -> Place | None:
+    """The first module that gave other in a run's own call than asked again by hand (`native_scan`, as
+    "scan"), by more than it differs when asked twice; None where there is none, and where that call was
+    given something else already."""
+    names = "inputs", "outputs"
+    by_hand = {
+        f"{at}.{n}": answers.tensors[f"{source}.{n}"]
+        for at, source in (("scan", "again.scan"), ("repeat.scan", "repeat.scan"))
+        for n in names
+    }
+    facts = {"scan": answers.facts["again.scan"], "repeat.scan": answers.facts["repeat.scan"]}
+    asked = Answers(answers.pipeline, by_hand, facts)
+    rows = {row.name: row for row in _rows(asked, answers, ("repeat",), alike=True)}
+    root = rows.get(_root(rows))
+    if root is not None and root.given > root.limit:
+        return None
+    return locate(asked, answers, ("repeat",), step, alike=True)
+
+
 @dataclass(frozen=True)
 class _Row:
     name: str

@@ -7,6 +7,7 @@ from typing import cast, get_args
 
 from harness.judge.arguments import stage_given
 from harness.judge.blocks import Place
+from harness.judge.skipped import SKIPPED
 from harness.records import Component, Evidence, Finding
 
 _ORDER = cast("tuple[Component, ...]", get_args(Component))
@@ -29,7 +30,6 @@ _VELOCITY: tuple[Component, ...] = ("text", "image_encoder", "transformer", "gui
 
 _STEP: tuple[Component, ...] = ("schedule", "guidance", "solver", "noise")
 """What a solver step is made of."""
-
 
 _ITSELF = ".itself."
 """In the name of a check that holds a run against its own stages."""
@@ -59,7 +59,7 @@ def causes(
     likelier cause, and is named in the same finding.
     """
     differing = [e for e in evidence if e.outcome == "differs"]
-    staged = {e.component for e in differing if e.stage != "native"}
+    staged = {e.component for e in differing if e.stage != "native" or _in_a_module(e)}
     argued = [e for e in differing if stage_given(e.check) is not None]
     found: dict[Component, Finding] = {}
     for item in (*(e for e in argued if e.stage != "native"), *differing):
@@ -71,7 +71,29 @@ def causes(
             found[component] = _argument(component, item, argued, settings)
         else:
             found[component] = _finding(component, item, exact, places.get(component))
+    skips = next((e for e in evidence if e.check.endswith(SKIPPED) and e.outcome == "noted"), None)
+    if skips is not None and ("transformer" in found or not found):
+        found["transformer"] = _with_skipped(found.get("transformer"), skips)
     return [found[c] for c in _ORDER if c in found]
+
+
+def _with_skipped(finding: Finding | None, skips: Evidence) -> Finding:
+    """What is wrong with the transformer, blocks that only one side skips being the likelier cause."""
+    known = finding or Finding(
+        kind="component", name="transformer", detail="", component="transformer"
+    )
+    own = known.name == "transformer"
+    detail = f"{known.detail}; {skips.detail}" if known.detail else skips.detail
+    return known.model_copy(
+        update={
+            "name": "skipped blocks" if own else known.name,
+            "detail": detail,
+            "remedy": _SKIPS if own else known.remedy,
+        }
+    )
+
+
+_SKIPS = "compare what skips blocks: a cache, its threshold, and what forgets it between two videos"
 
 
 def _component(item: Evidence, staged: Container[Component | None]) -> Component | None:
@@ -83,6 +105,13 @@ def _component(item: Evidence, staged: Container[Component | None]) -> Component
         return item.component
     stands_for, parts = explained
     return None if any(c in staged for c in parts) else stands_for
+
+
+def _in_a_module(item: Evidence) -> bool:
+    """Whether a check of a native run says that a module, not the loop, went wrong in that run."""
+    return item.component == "transformer" and (
+        _ITSELF in item.check or item.check.endswith(".jump")
+    )
 
 
 def _given_wrongly(item: Evidence, argued: Sequence[Evidence]) -> bool:
@@ -134,6 +163,9 @@ def _explained(item: Evidence) -> tuple[Component, tuple[Component, ...]] | None
     check, since what is wrong with these is on both sides of it."""
     if item.stage != "native" or _ITSELF in item.check:
         return None
+    told = item.component
+    if item.check.endswith(".solver") and told is not None and told != "solver":
+        return told, tuple(c for c in _STEP if c != told)  # the steps are right but for that
     return _EXPLAINED.get(item.check.rsplit(".", 1)[-1])
 
 
@@ -165,6 +197,7 @@ def _finding(
     component: Component, item: Evidence, exact: Sequence[Finding], place: Place | None
 ) -> Finding:
     related = [f for f in exact if f.component == component and f.known is None]
+    set_otherwise = bool(related) and related[0].kind == "config" and item.setting is None
     detail = item.detail
     if related:
         detail = "; ".join([*(f.detail for f in related[:3]), detail])
@@ -182,6 +215,7 @@ def _finding(
         block=None if place is None else place.module,
         remedy=next((f.remedy for f in related if f.remedy), None)
         or _advice(component, item)
+        or (f"set {related[0].name} as the reference has it" if set_otherwise else None)
         or _REMEDIES[component],
     )
 
@@ -193,20 +227,30 @@ def _advice(component: Component, item: Evidence) -> str | None:
             "run it in bfloat16, whose range is that of float32, or in float32; the code computes the"
             " same in float32"
         )
-    if item.setting is not None:
-        return f"set {item.setting} as the reference has it"
     if component == "noise" and not item.check.endswith(".initial"):
         return (
-            "compare the noise that the solver draws at each step: its generator, shape and order"
+            "compare the noise that a step adds: the generator that is handed to `scheduler.step`, the"
+            " order and shape of its draws, and what is done to them before they are added"
         )
+    if item.setting is not None:
+        return f"set {item.setting} as the reference has it"
+    if _in_a_module(item):
+        return _FIRST_CALL if item.step == 0 else _ONE_CALL
     if component == "loop" and item.check.endswith(".between"):
         return "compare what the loop does to latents between two steps: casts, scaling, callbacks"
     if component == "loop" and item.check.endswith(".transformer") and item.step == 0:
-        return (
-            "compare what is different at the first call: weights that are loaded, moved or cast after"
-            " it, compilation, a cache that is still empty"
-        )
+        return _FIRST_CALL
     return None
+
+
+_ONE_CALL = (
+    "compare what that module is at that call of a run: weights that are moved or cast in it, a cache, a"
+    " state that another call left"
+)
+_FIRST_CALL = (
+    "compare what is different at the first call: weights that are loaded, moved or cast after it,"
+    " compilation, a cache that is still empty"
+)
 
 
 OVERFLOWS = "the dtype cannot hold its values"
@@ -232,7 +276,7 @@ def summarise(
         parts += remarks
         parts.append(f"Next: {named[0].remedy}.")
     else:
-        parts += list(reasons)
+        parts += [*reasons, *remarks]
     parts += [f"Beware: {f.detail}." for f in findings if f.kind == "hazard"]
     if policies:
         parts.append(f"Known deliberate differences: {', '.join(policies)}.")

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from backends.questions import nearest
 from backends.sketch import sketch_array
-from harness.judge.draws import foreign_draw, tape_noise
+from harness.judge.draws import StepNoise, tape_noise, wrong_noise
+from harness.judge.last_step import held_against_end, with_other_end
 from harness.judge.limits import UNIT_ROUNDOFF, relative
 from harness.judge.solver import REPLAY_LIMIT, replay
 from harness.local_probe import LocalData
@@ -146,18 +147,17 @@ def judge_solver(data: LocalData, a: Answers, b: Answers, stage: str, bound: flo
     worst = max(values[at])
     past = [k for gaps in values.values() for k, gap in enumerate(gaps) if gap > bound]
     first = min(past, default=None)
-    noise = first is not None and _foreign_draw(data, a, b, first, bound)
+    noise = None if first is None else _step_noise(data, a, b, first, bound)
     setting, told = None, ""
-    if first is not None and not noise:
+    if first is not None and noise is None:
         setting, told = _solver_setting(data, b, at, first)
-    return Evidence(
+    found = Evidence(
         stage=stage,
         check=f"{stage}.solver",
-        component="noise" if noise else "solver",
+        component="solver",
         outcome="agrees" if worst <= bound else "differs",
         detail=f"solver states on the same velocities and noise: {worst:.3g}, limit {bound:.3g}"
         + (f", from step {first} on" if first is not None else "")
-        + ("; the step is right but for its noise, which is not the tape's draw" if noise else "")
         + told,
         value=worst,
         limit=bound,
@@ -166,6 +166,15 @@ def judge_solver(data: LocalData, a: Answers, b: Answers, stage: str, bound: flo
         seed=at,
         setting=setting,
     )
+    if noise is not None:
+        return held_against_noise(found, noise)
+    return held_against_end(found) if _other_end(data, b, at, first) else found
+
+
+def held_against_noise(check: Evidence, noise: StepNoise) -> Evidence:
+    """A solver's check as one of the noise that its step adds."""
+    told = f"{check.detail}; the step is right but for the noise that it adds: {noise.told}"
+    return check.model_copy(update={"component": "noise", "setting": noise.draw, "detail": told})
 
 
 def _solver_setting(data: LocalData, b: Answers, seed: int, first: int) -> tuple[str | None, str]:
@@ -176,6 +185,20 @@ def _solver_setting(data: LocalData, b: Answers, seed: int, first: int) -> tuple
     if first == 0 and _clipped(data, b, seed):
         return "scheduler.clip_sample", "; its clean sample is clipped to [-1, 1]"
     return None, ""
+
+
+def _other_end(data: LocalData, b: Answers, seed: int, first: int | None) -> bool:
+    """Whether the last step alone is wrong, and is right for the other `set_alpha_to_one`."""
+    states = b.tensors[f"solve.s{seed}.states"]
+    if first is None or first != len(states) - 1 or len(states) != len(data.table.timesteps):
+        return False
+    table = with_other_end(data.table, data.reference.full.pipeline, data.case.steps)
+    if table is None:
+        return False
+    shape = data.reference.full.tensors[f"s{seed}.{data.steps[0]}.in"].shape
+    noise = tape_noise(seed, shape)
+    steps = replay(table, data.case.sampler, *_operands(data, b, seed), noise)
+    return steps[-1].error(states[-1]) <= REPLAY_LIMIT
 
 
 def _clipped(data: LocalData, b: Answers, seed: int) -> bool:
@@ -190,21 +213,24 @@ def _clipped(data: LocalData, b: Answers, seed: int) -> bool:
     return expected.error(b.tensors[f"solve.s{seed}.states"][0]) <= REPLAY_LIMIT
 
 
-def _foreign_draw(data: LocalData, a: Answers, b: Answers, step: int, bound: float) -> bool:
-    """Whether the first wrong step used another draw, at every seed at which it is wrong."""
-    if data.case.sampler != "dpm":
-        return False
-    found: list[bool] = []
+def _step_noise(
+    data: LocalData, a: Answers, b: Answers, step: int, bound: float
+) -> StepNoise | None:
+    """The noise of the first wrong step, where at every seed at which it is wrong that is all."""
+    found: StepNoise | None = None
     for seed in data.settings.seeds[:2]:
         gaps = solver_gaps(a, b, seed)
-        if len(gaps) > step and bound < gaps[step] < math.inf:
-            right, came = (side.tensors[f"solve.s{seed}.states"][step] for side in (a, b))
-            shape = data.reference.full.tensors[f"s{seed}.{data.steps[0]}.in"].shape
-            inputs, velocities = _operands(data, a, seed)
-            around = slice(max(0, step - 1), step + 1)
-            operands = [*inputs[around], *velocities[around]]
-            found.append(foreign_draw(data.table, step, seed, shape, right, came, operands))
-    return bool(found) and all(found)
+        if len(gaps) <= step or not bound < gaps[step] < math.inf:
+            continue
+        right, came = (side.tensors[f"solve.s{seed}.states"][step] for side in (a, b))
+        shape = data.reference.full.tensors[f"s{seed}.{data.steps[0]}.in"].shape
+        noise = wrong_noise(
+            data.table, data.case.sampler, step, seed, shape, right, came, _operands(data, a, seed)
+        )
+        if noise is None:
+            return None
+        found = found or noise
+    return found
 
 
 def _operands(data: LocalData, side: Answers, seed: int) -> tuple[Array, Array]:

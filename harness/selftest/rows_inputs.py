@@ -143,8 +143,9 @@ _SOLVER = _rows("solver", "solver", (
     ("solver_first_step_noise_kept", "1 % of the latents kept in the first step", _BACK, None, None),
     ("solver_extrapolation_halved", "DPM extrapolates half as far", (FIVE,), None, None),
     ("solver_without_noise", "DPM without its noise", (FIVE,), None, None),
+)) + _rows("solver", "solver", (
     ("solver_noise_weak", "DPM's noise 2 % too weak", (FIVE_BF16, FIVE), None, None),
-))  # fmt: skip
+), also=("noise",))  # fmt: skip
 
 _LOOP = _rows("loop", "loop", (
     ("loop_latents_bf16", "latents kept in bfloat16 in a float32 run", _ANY, None, None),
