@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
+from backends.checkpoints.sound_parts import check_pipeline, refuse_whole
 from backends.checkpoints.weight_files import read_torch_file
 from backends.diffusers_placement import COMPONENTS
 from backends.errors import CheckpointError, MissingPrerequisite, Unsupported
@@ -61,9 +62,12 @@ def load_pipeline(source: Source, dtypes: dict[str, torch.dtype]) -> Any:
     parts = {name: folder / name for name in COMPONENTS}
     if not source.safetensors:
         refuse_old_torch(folder)
-    given: dict[str, Any] = {}
     if source.transformer is not None:
         parts["transformer"] = _transformer_folder(source.transformer)
+    _check_known(diffusers, parts["transformer"])
+    check_pipeline(folder, parts, source.variant)
+    given: dict[str, Any] = {}
+    if source.transformer is not None:
         given["transformer"] = _loaded(
             diffusers.CogVideoXTransformer3DModel,
             parts["transformer"],
@@ -71,7 +75,6 @@ def load_pipeline(source: Source, dtypes: dict[str, torch.dtype]) -> Any:
             dtypes["transformer"],
         )
     cls = getattr(diffusers, kind)
-    _check_known(diffusers, parts["transformer"])
     # A dtype for each component is a mapping to later versions only; one dtype is the same to all.
     for name in ("text_encoder", "vae"):
         if (own := dtypes.get(name, dtypes["default"])) != dtypes["default"]:
@@ -107,9 +110,11 @@ def _loaded(cls: Any, folder: Path, source: Source, dtype: torch.dtype, **given:
             **{keyword: dtype},
             **given,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except Exception as error:
+        # Diffusers and transformers raise many kinds here, also those of safetensors and tokenizers.
+        first = (str(error).strip().splitlines() or ["no reason given"])[0]
         raise CheckpointError(
-            f"{folder} does not load: {type(error).__name__}: {str(error).splitlines()[0]};"
+            f"{folder} does not load: {type(error).__name__}: {first};"
             " compare the folder with its source and copy or convert it again"
         ) from error
 
@@ -191,7 +196,13 @@ def _check_complete(folder: Path, component: Any, safetensors: bool) -> None:
             with safe_open(str(file), framework="pt") as tensors:
                 stored |= set(tensors.keys())
         else:
-            stored |= set(read_torch_file(file))
+            content = read_torch_file(file)
+            stored |= set(content)
+            # Those of safetensors are known from their headers before anything is loaded.
+            state = component.state_dict()
+            for name in content.keys() & state.keys():
+                if state[name].is_floating_point() and not content[name].is_floating_point():
+                    refuse_whole(file, name, str(content[name].dtype).removeprefix("torch."))
     # Tied tensors share memory and are stored under one of their names.
     named: dict[tuple[int, torch.Size], list[str]] = {}
     for name, tensor in component.state_dict().items():

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from backends.base import Identity, Policies, Table
-from backends.checkpoints.tensors import digest, dtype_name
+from backends.checkpoints.tensors import dtype_name, weight_digest
 from backends.diffusers_acceleration import as_multiplied
 from backends.diffusers_conditioning import own_image_scale
 from backends.diffusers_placement import COMPONENTS, tensors_in_use
@@ -50,7 +50,8 @@ def read_identity(pipe: Any, names: TensorNames, placement: Mapping[str, str]) -
                 # Diffusers keeps position tables in float64 and casts them where they are added.
                 tensor = tensor.to(pipe.transformer.dtype)
                 tables[f"{component}.{name}"] = _table(tensor)
-            weights[f"{component}.{name}"] = digest(as_multiplied(tensor))
+            full = f"{component}.{name}"
+            weights[full] = weight_digest(full, as_multiplied(tensor))
         dtypes[component] = ", ".join(sorted(found))
     configs = dict(_settings(pipe)) | {f"placement.{k}": v for k, v in placement.items()}
     return Identity(dict(sorted(weights.items())), dtypes, configs, tables)

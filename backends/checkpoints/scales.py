@@ -19,7 +19,7 @@ from torch import Tensor
 from backends.checkpoints.tensors import Loader, dtype_name
 from backends.errors import CheckpointError
 
-_SUFFIXES = (".scale_weight", ".weight_scale", ".weight_scale_inv", ".scale")
+SUFFIXES = (".scale_weight", ".weight_scale", ".weight_scale_inv", ".scale")
 _MARK = "scaled_fp8"
 """An empty tensor by which ComfyUI tells that a file has scales; they tell it themselves."""
 
@@ -54,7 +54,7 @@ def apply_scales(loaders: Mapping[str, Loader]) -> dict[str, Loader]:
     """
     found = dict(loaders)
     for name in loaders:
-        suffix = next((s for s in _SUFFIXES if name.endswith(s)), None)
+        suffix = next((s for s in SUFFIXES if name.endswith(s)), None)
         weight = f"{name.removesuffix(suffix)}.weight" if suffix else ""
         if weight not in loaders or isinstance(found[weight], Scaled):
             continue

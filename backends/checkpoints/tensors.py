@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor
 
+from backends.errors import CheckpointError
+
 Loader = Callable[[], Tensor]
 
 
@@ -61,6 +63,25 @@ def raw_bytes(tensor: Tensor) -> Tensor:
     if flat.stride(0) != 1:  # one expanded element counts as contiguous, and `view` refuses it
         flat = flat.clone(memory_format=torch.contiguous_format)
     return flat.view(torch.uint8)
+
+
+def weight_digest(name: str, tensor: Tensor) -> str:
+    """`digest` of the weight `name` as it is used, which must be finite.
+
+    Raises `CheckpointError` for NaN, and for an infinity that no rounding to float16 can have made: a
+    weight that no case reaches would otherwise pass, and a video of one that is used says nothing of it.
+    """
+    if tensor.is_floating_point():
+        finite = tensor.float().isfinite() if tensor.element_size() == 1 else tensor.isfinite()
+        overflowed = tensor.dtype == torch.float16
+        wrong = int((tensor.isnan() if overflowed else ~finite).sum())
+        if wrong:
+            raise CheckpointError(
+                f"weight {name}: {wrong} of its {tensor.numel()} values are not finite (NaN or an"
+                " infinity), so that nothing it computes means anything. Fetch or convert the"
+                " checkpoint again, or train again from the last one that is finite"
+            )
+    return digest(tensor)
 
 
 def state_digest(tensors: Mapping[str, Tensor]) -> str:

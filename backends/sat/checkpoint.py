@@ -119,18 +119,21 @@ def load_exactly(
     """Copy `state` into `module`, tensor by tensor, cast to the module's dtypes.
 
     Raises `CheckpointError` naming every kind of mismatch: missing keys (other than `optional`
-    ones), unexpected keys, wrong shapes.
+    ones), unexpected keys, wrong shapes, integers for weights.
     """
     expected = module.state_dict()
     missing = [name for name in expected if name not in state and name not in optional]
     unexpected = [name for name in state if name not in expected]
     misshapen: list[str] = []
+    whole: list[str] = []
     with torch.no_grad():
         for name in state:
             if name not in expected:
                 continue
             tensor, target = state[name], expected[name]
-            if tensor.shape == target.shape:
+            if target.is_floating_point() and not tensor.is_floating_point():
+                whole.append(f"{name} {str(tensor.dtype).removeprefix('torch.')}")
+            elif tensor.shape == target.shape:
                 target.copy_(tensor)
             else:
                 misshapen.append(f"{name} {tuple(tensor.shape)} not {tuple(target.shape)}")
@@ -140,6 +143,7 @@ def load_exactly(
             ("missing", missing),
             ("unexpected", unexpected),
             ("of another shape", misshapen),
+            ("stored as integers, whose scales are not applied", whole),
         )
         if found
     ]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from backends.base import Identity, Policies
 from backends.checkpoints.diffusers_document import write_configs
 from backends.checkpoints.mapping import transformer_table, vae_table
-from backends.checkpoints.tensors import digest
+from backends.checkpoints.tensors import weight_digest
 from backends.sat.checkpoint import OPTIONAL_TRANSFORMER_KEYS
 from backends.sat.lora import sat_lora_settings, split_lora
 from backends.sat.opened import OpenedModel
@@ -28,7 +28,9 @@ def read_identity(engine: OpenedModel) -> Identity:
     """
     weights: dict[str, str] = {}
     for component, tensors in _canonical_weights(engine):
-        weights |= {f"{component}.{name}": digest(tensors[name]) for name in tensors}
+        for name in tensors:
+            full = f"{component}.{name}"
+            weights[full] = weight_digest(full, tensors[name])
     dtypes = {
         component: ", ".join(
             sorted({str(p.dtype).removeprefix("torch.") for p in module.parameters()})

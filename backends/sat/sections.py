@@ -3,6 +3,7 @@ expected."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -36,6 +37,11 @@ class Section:
             raise CheckpointError(f"{path} holds {type(values).__name__}, expected a YAML mapping")
         return Section(cast(Mapping[str, Any], values), str(path))
 
+    @property
+    def where(self) -> str:
+        """The file, and the place in it."""
+        return self._where
+
     def has(self, key: str) -> bool:
         """Whether `key` is there and not null."""
         return self._values.get(key) is not None
@@ -54,6 +60,8 @@ class Section:
             raise CheckpointError(
                 f"{self._where}: {key!r} is {value!r}, expected {kind.__name__}; correct the file"
             )
+        if isinstance(value, float) and not math.isfinite(value):
+            raise CheckpointError(f"{self._where}: {key!r} is {value}, expected a finite number")
         return cast(T, value)
 
     def positive(self, key: str, default: int | None = None) -> int:
@@ -62,6 +70,22 @@ class Section:
         if value < 1:
             raise CheckpointError(f"{self._where}: {key!r} is {value}, expected an integer from 1")
         return value
+
+    def positive_real(self, key: str, default: float | None = None) -> float:
+        """The value of `key`, a finite number above 0."""
+        value = self.get(key, float, default)
+        if value <= 0:
+            raise CheckpointError(f"{self._where}: {key!r} is {value}, expected a positive number")
+        return value
+
+    def multipliers(self, key: str) -> tuple[int, ...]:
+        """The value of `key`, a list of integers of at least 1."""
+        values = cast("list[object]", self.get(key, list))
+        if not values or not all(type(value) is int and value > 0 for value in values):
+            raise CheckpointError(
+                f"{self._where}: {key!r} is {values!r}, expected a list of integers from 1"
+            )
+        return tuple(cast("list[int]", values))
 
     def section(self, key: str) -> Section:
         """The mapping under `key`; an absent or empty `params` reads as an empty mapping."""

@@ -27,11 +27,16 @@ class TextConditioner(nn.Module):
         super().__init__()
         from transformers import AutoTokenizer, T5EncoderModel
 
+        from backends.checkpoints.sound_parts import check_model
+        from backends.checkpoints.sound_tokenizer import check_tokenizer
+
         self._max_length = max_length
         for folder in (encoder, tokenizer):
             refuse_code(folder)
         if pickled := next(iter(sorted(encoder.glob("*.bin"))), None):
             refuse_old_torch(pickled)
+        described = check_model(encoder, T5EncoderModel)
+        check_tokenizer(tokenizer, AutoTokenizer, described.config, encoder)
         try:
             self._tokenizer = cast(Any, AutoTokenizer).from_pretrained(
                 str(tokenizer), local_files_only=True

@@ -51,7 +51,7 @@ def read_config(path: Path) -> ModelConfig:
             f" {transformer.text_length}; they must be equal. Correct the file"
         )
     return ModelConfig(
-        scale_factor=model.get("scale_factor", float, 1.0),
+        scale_factor=model.positive_real("scale_factor", 1.0),
         transformer=transformer,
         vae=_vae(model.section("first_stage_config")),
         text=text,
@@ -92,7 +92,7 @@ def _vae_side(params: Section) -> VaeConfig:
     params.require("attn_resolutions", [], [])
     # Dropout is off when rendering; `gather_norm` and `resolution` do nothing on one device.
     params.ignore("dropout", "gather_norm", "resolution")
-    multipliers = tuple(params.get("ch_mult", list))
+    multipliers = params.multipliers("ch_mult")
     config = VaeConfig(
         ch=params.positive("ch"),
         ch_mult=multipliers,
@@ -109,13 +109,18 @@ def _vae_side(params: Section) -> VaeConfig:
 def _schedule(section: Section) -> ScheduleConfig:
     params = only(section, f"{_DIFFUSION}.discretizer.ZeroSNRDDPMDiscretization")
     config = ScheduleConfig(
-        linear_start=params.get("linear_start", float, 0.00085),
-        linear_end=params.get("linear_end", float, 0.0120),
+        linear_start=params.positive_real("linear_start", 0.00085),
+        linear_end=params.positive_real("linear_end", 0.0120),
         num_timesteps=params.positive("num_timesteps", 1000),
-        shift_scale=params.get("shift_scale", float, 1.0),
+        shift_scale=params.positive_real("shift_scale", 1.0),
         keep_start=params.get("keep_start", bool, False),
         post_shift=params.get("post_shift", bool, False),
     )
+    if not config.linear_start < config.linear_end < 1:
+        raise CheckpointError(
+            f"{params.where}: noise from linear_start {config.linear_start} to linear_end"
+            f" {config.linear_end}; expected a rise that ends below 1. Correct the file"
+        )
     params.done()
     return config
 
@@ -131,7 +136,7 @@ def _sampler(section: Section) -> SamplerConfig:
     guidance = GuidanceConfig(
         dynamic=dynamic,
         scale=values.get("scale", float),
-        exp=values.get("exp", float, None if dynamic else 5.0),
+        exp=values.positive_real("exp", None if dynamic else 5.0),
         num_steps=values.positive("num_steps", None if dynamic else steps),
     )
     values.done()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
-from backends.errors import Unsupported
+from backends.errors import CheckpointError, Unsupported
 from backends.sat.config import PositionKind, TransformerConfig
 from backends.sat.sections import Section, only
 
@@ -52,11 +52,16 @@ def read_transformer(section: Section) -> TransformerConfig:
     params.require("num_classes", None, None)
     params.require("input_time", "adaln", "adaln")
     params.ignore("adm_in_channels", "dtype", "ofs_embed_dim")
-    hidden_size = params.positive("hidden_size")
+    hidden_size, heads = params.positive("hidden_size"), params.positive("num_attention_heads")
+    if hidden_size % heads:
+        raise CheckpointError(
+            f"{params.where}: hidden_size {hidden_size} is no multiple of num_attention_heads {heads};"
+            " correct the file"
+        )
     config = TransformerConfig(
         num_layers=params.positive("num_layers"),
         hidden_size=hidden_size,
-        num_attention_heads=params.positive("num_attention_heads"),
+        num_attention_heads=heads,
         time_embed_dim=params.positive("time_embed_dim", hidden_size),
         in_channels=in_channels,
         out_channels=out_channels,
@@ -70,11 +75,13 @@ def read_transformer(section: Section) -> TransformerConfig:
         positions=kind,
         interpolation=cast(
             tuple[float, float, float],
-            tuple(place.get(f"{a}_interpolation", float, 1.0) for a in ("time", "height", "width")),
+            tuple(
+                place.positive_real(f"{a}_interpolation", 1.0) for a in ("time", "height", "width")
+            ),
         ),
         qk_norm=layers.get("qk_ln", bool, True),
         elementwise_affine=params.get("elementwise_affine", bool),
-        layernorm_epsilon=args.get("layernorm_epsilon", float, 1e-5),
+        layernorm_epsilon=args.positive_real("layernorm_epsilon", 1e-5),
         vocab_size=args.positive("vocab_size"),
         max_sequence_length=args.positive("max_sequence_length"),
         patch_size_t=patch_size_t,

@@ -39,15 +39,17 @@ WIDEST_CHI = 0.5
 
 
 def missing(renders: Sequence[tuple[str, RenderRecord]]) -> tuple[VerdictName, list[str]] | None:
-    """The verdict of a pair some of whose renders are not there; (role, record) for each of them."""
+    """The verdict of a pair some of whose renders are not there; (role, record) for each of them.
+
+    Renders that ended with the same words are one reason.
+    """
     for status in ("error", "unsupported", "not_run"):
-        reasons = [
-            f"{role}, seed {r.seed}: {r.message or status}"
-            for role, r in renders
-            if r.status == status
-        ]
-        if reasons:
-            return status, reasons
+        who: dict[str, list[str]] = {}
+        for role, record in renders:
+            if record.status == status:
+                who.setdefault(record.message or status, []).append(f"{role}, seed {record.seed}")
+        if who:
+            return status, [f"{'; '.join(places)}: {words}" for words, places in who.items()]
     return None
 
 
