@@ -50,15 +50,13 @@ def main(lent: str, handed: int, parent: int) -> None:
     The server returns when the harness has closed its end or is gone; its workers end with it, and
     the folder `lent` with `backends` in it is removed.
     """
-    before = dict(os.environ)
     with reads.listening():
         import_always()
     worker = _Server(socket.socket(fileno=handed), parent, lent).serve()
     if worker is None:
         shutil.rmtree(lent, ignore_errors=True)
         return
-    found = {name: value for name, value in os.environ.items() if before.get(name) != value}
-    worker.become(found)
+    worker.become()
     _work()
 
 
@@ -88,8 +86,10 @@ class _Worker:
     server: int
     handed: Sequence[int]
 
-    def become(self, found: dict[str, str]) -> None:
-        """Take on what a worker started by itself would have; `found` is what imports add to it."""
+    def become(self) -> None:
+        """Take on what a worker started by itself would have. Its variables are the server's, which has
+        those of its kind, what the interpreter adds (a script that exports some), and what imports add.
+        """
         reads.begin()
         os.setsid()
         end_with(self.server)
@@ -106,8 +106,6 @@ class _Worker:
                 os._exit(1)
         for descriptor in handed.values():
             os.close(descriptor)
-        os.environ.clear()
-        os.environ.update(given["env"] | found)
         sys.path += given["plugin_paths"]
         if numpy := sys.modules.get("numpy"):  # `random` does this by itself
             numpy.random.seed()

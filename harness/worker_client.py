@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from harness.errors import WorkerError
-from harness.interpreter import variables
+from harness.interpreter import describe_worker, variables
 from harness.worker_start import start
 
 _LOG_TAIL = 2000
@@ -54,14 +54,16 @@ class WorkerProcess:
         self._log_path = log
         self._plugin_paths = plugin_paths
         self._backend = backend
+        self._threads = threads
         self._env = variables(threads)
 
     def __enter__(self) -> WorkerProcess:
         self._log_path.parent.mkdir(parents=True, exist_ok=True)
         self._log = self._log_path.open("ab")
         try:
+            said = describe_worker(self._python, self._threads)
             self._process = start(
-                self._python, self._env, self._log, self._plugin_paths, self._backend
+                self._python, self._env, said, self._log, self._plugin_paths, self._backend
             )
         except WorkerError:
             self._log.close()

@@ -2,9 +2,10 @@
 
 A server is started when the first worker of its kind is, and lives as long as this process. One that
 died is replaced, and so is one whose sources have changed since. Workers are of one kind when they
-have the interpreter, the processors and the environment variables in common: what reads a variable,
-and when, only its reader knows. They also open the same backend: what a worker is said to have read
-holds all that its server imported, and is not to depend on what else was rendered before.
+have the interpreter, what it says of itself, the processors and the environment variables in common:
+what reads a variable, and when, only its reader knows, and an interpreter may be a script that sets
+some. They also open the same backend: what a worker is said to have read holds all that its server
+imported, and is not to depend on what else was rendered before.
 """
 
 from __future__ import annotations
@@ -34,23 +35,28 @@ _LOADED = "loaded.json"  # `LOADED` of the server
 _MOST_KINDS = 4
 """Servers kept; of more kinds than this, the one goes that has no worker for the longest time."""
 
-_Kind = tuple[str, frozenset[int], frozenset[tuple[str, str]], str | None]
+_Variables = frozenset[tuple[str, str]]
+_Kind = tuple[str, frozenset[int], _Variables, _Variables, str | None]
 
 
 def start_forked(
-    python: str, env: dict[str, str], log: IO[bytes], plugin_paths: list[str], backend: str | None
+    python: str,
+    env: dict[str, str],
+    said: dict[str, str],
+    log: IO[bytes],
+    plugin_paths: list[str],
+    backend: str | None,
 ) -> ForkedWorker:
     """Fork a worker. It does not wait for a server that is still importing.
 
+    `said` is what the interpreter says of itself now (`harness.interpreter.describe_worker`).
+
     Raises `WorkerError` when there is no such interpreter.
     """
-    kind: _Kind = (
-        python, frozenset(os.sched_getaffinity(0)), frozenset(env.items()), backend,
-    )  # fmt: skip
+    processors = frozenset(os.sched_getaffinity(0))
+    kind: _Kind = python, processors, frozenset(env.items()), frozenset(said.items()), backend
     with _servers.lock:
-        return _servers.of(kind, env, log).fork(
-            backend, {"env": env, "plugin_paths": plugin_paths}, log
-        )
+        return _servers.of(kind, env, log).fork(backend, {"plugin_paths": plugin_paths}, log)
 
 
 class ForkedWorker:

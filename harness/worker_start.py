@@ -23,12 +23,18 @@ def can_fork() -> bool:
 
 
 def start(
-    python: str, env: dict[str, str], log: IO[bytes], plugin_paths: list[str], backend: str | None
+    python: str,
+    env: dict[str, str],
+    said: dict[str, str],
+    log: IO[bytes],
+    plugin_paths: list[str],
+    backend: str | None,
 ) -> StartedWorker:
-    """Start a worker that will open `backend`; None where that is not known.
+    """Start a worker that will open `backend`; None where that is not known. `said` is what the
+    interpreter says of itself.
 
     Raises `WorkerError` when there is no such interpreter.
     """
     if can_fork():
-        return start_forked(python, env, log, plugin_paths, backend)
+        return start_forked(python, env, said, log, plugin_paths, backend)
     return OwnProcess(python, env, log, plugin_paths)

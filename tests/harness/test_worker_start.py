@@ -16,7 +16,7 @@ import pytest
 
 import harness
 from backends.base import Case, RenderRequest, TraceOptions, Variant
-from harness import worker_fork, worker_start
+from harness import interpreter, worker_fork, worker_start
 from harness.errors import WorkerError
 from harness.worker_client import RemoteError, WorkerProcess
 
@@ -149,6 +149,23 @@ def test_another_environment_is_another_server(
     assert len(servers) == 2
 
 
+def test_what_an_interpreter_exports_reaches_its_workers(
+    tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is in the key, so it must act: what a script says now, and what it said before no more."""
+    script, folder = tmp_path / "python", _plugin(tmp_path / "plugin", TELL)
+    for value in ("default", "avx2"):
+        script.write_text(
+            f'#!/bin/sh\nexport ATEN_CPU_CAPABILITY={value}\nexec "{sys.executable}" "$@"\n'
+        )
+        script.chmod(0o755)
+        monkeypatch.setattr(interpreter, "_said", {})  # as in a run that starts now
+        with WorkerProcess(str(script), 1, tmp_path / "log", [str(folder)]) as worker:
+            _load(worker)
+        keyed = interpreter.describe_worker(str(script), 1)["$ATEN_CPU_CAPABILITY"]
+        assert _told(folder)["env"]["ATEN_CPU_CAPABILITY"] == keyed == value
+
+
 def test_a_killed_worker_is_told_with_its_signal(tmp_path: Path, bare: str, way: str) -> None:
     log = tmp_path / "log"
     log.write_text("what was there\n")
@@ -272,7 +289,7 @@ def test_an_interpreter_that_is_none(tmp_path: Path, way: str) -> None:
     path.write_text("#!/bin/sh\necho not a python >&2\nexit 9\n")
     path.chmod(0o755)
     with (
-        pytest.raises(WorkerError, match=r"(?s)exit code 9\).*not a python"),
+        pytest.raises(WorkerError, match=r"(?s)exit code 9.*not a python"),
         WorkerProcess(str(path), None, tmp_path / "log", []) as worker,
     ):
         worker.call("describe", 60)
