@@ -150,6 +150,10 @@ class Table:
     sketch: list[float]
 
 
+NOT_FINITE = "not finite: "
+"""What a digest begins with where the weight holds NaN or infinities."""
+
+
 @dataclass(frozen=True)
 class Identity:
     """Everything about an opened pipeline that must be equal exactly on both sides.

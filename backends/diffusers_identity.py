@@ -50,8 +50,7 @@ def read_identity(pipe: Any, names: TensorNames, placement: Mapping[str, str]) -
                 # Diffusers keeps position tables in float64 and casts them where they are added.
                 tensor = tensor.to(pipe.transformer.dtype)
                 tables[f"{component}.{name}"] = _table(tensor)
-            full = f"{component}.{name}"
-            weights[full] = weight_digest(full, as_multiplied(tensor))
+            weights[f"{component}.{name}"] = weight_digest(as_multiplied(tensor))
         dtypes[component] = ", ".join(sorted(found))
     configs = dict(_settings(pipe)) | {f"placement.{k}": v for k, v in placement.items()}
     return Identity(dict(sorted(weights.items())), dtypes, configs, tables)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor
 
-from backends.errors import CheckpointError
+from backends.base import NOT_FINITE
 
 Loader = Callable[[], Tensor]
 
@@ -65,23 +65,17 @@ def raw_bytes(tensor: Tensor) -> Tensor:
     return flat.view(torch.uint8)
 
 
-def weight_digest(name: str, tensor: Tensor) -> str:
-    """`digest` of the weight `name` as it is used, which must be finite.
+def weight_digest(tensor: Tensor) -> str:
+    """`digest` of a weight as it is used, behind `NOT_FINITE` and a count where it holds what is not
+    finite: NaN, or an infinity that no rounding to float16 can have made.
 
-    Raises `CheckpointError` for NaN, and for an infinity that no rounding to float16 can have made: a
-    weight that no case reaches would otherwise pass, and a video of one that is used says nothing of it.
+    It is said of the weight, as a case may never reach it, and a video does not say whose NaN it shows.
     """
+    wrong = 0
     if tensor.is_floating_point():
         finite = tensor.float().isfinite() if tensor.element_size() == 1 else tensor.isfinite()
-        overflowed = tensor.dtype == torch.float16
-        wrong = int((tensor.isnan() if overflowed else ~finite).sum())
-        if wrong:
-            raise CheckpointError(
-                f"weight {name}: {wrong} of its {tensor.numel()} values are not finite (NaN or an"
-                " infinity), so that nothing it computes means anything. Fetch or convert the"
-                " checkpoint again, or train again from the last one that is finite"
-            )
-    return digest(tensor)
+        wrong = int((tensor.isnan() if tensor.dtype == torch.float16 else ~finite).sum())
+    return f"{NOT_FINITE}{wrong} of {tensor.numel()}, {digest(tensor)}" if wrong else digest(tensor)
 
 
 def state_digest(tensors: Mapping[str, Tensor]) -> str:

@@ -28,9 +28,7 @@ def read_identity(engine: OpenedModel) -> Identity:
     """
     weights: dict[str, str] = {}
     for component, tensors in _canonical_weights(engine):
-        for name in tensors:
-            full = f"{component}.{name}"
-            weights[full] = weight_digest(full, tensors[name])
+        weights |= {f"{component}.{name}": weight_digest(tensors[name]) for name in tensors}
     dtypes = {
         component: ", ".join(
             sorted({str(p.dtype).removeprefix("torch.") for p in module.parameters()})

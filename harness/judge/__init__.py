@@ -14,10 +14,16 @@ from harness.judge.decide import decide, equal_bits, missing, under_declared
 from harness.judge.distances import compare_traces
 from harness.judge.effect import share_of_unrelated
 from harness.judge.equivalence import equivalence
-from harness.judge.exact import compare_noise, compare_own_inputs, compare_pipelines
+from harness.judge.exact import (
+    compare_noise,
+    compare_own_inputs,
+    compare_pipelines,
+    not_finite,
+)
 from harness.judge.free import Divergence, diverge, free_evidence, seed_distances_between
 from harness.judge.known import acts, known_difference
 from harness.judge.look import Look, look
+from harness.judge.parting import parting
 from harness.judge.quality import quality_shift
 from harness.judge.skipped import SKIPPED
 from harness.metrics.readings import VideoReadings, hard_failures
@@ -141,7 +147,7 @@ def judge_pair(
     parts = _Parts()
     if lost is None:
         parts = _compare(store, renders, metrics, local)
-        failures = _failures(renders, parts.readings)
+        failures = _failures(store, renders, parts.readings)
         verdict, reasons = decide(
             failures,
             parts.distances,
@@ -210,6 +216,7 @@ def judge_unrendered(
     """
     findings: list[Finding] = []
     coverage: list[Coverage] = []
+    failures: list[str] = []
     evidence = local.evidence if local is not None else []
     cost = local.guided_calls if local is not None else 0
     if lost is None:
@@ -220,13 +227,17 @@ def judge_unrendered(
                 *local.findings,
                 *compare_pipelines(sides[0].pipeline, sides[1].pipeline),
             ]
+            failures = [
+                *not_finite("reference", sides[0].pipeline),
+                *not_finite("candidate", sides[1].pipeline),
+            ]
             coverage = [
                 *of_pipelines(sides[0].pipeline, sides[1].pipeline),
                 *local.coverage,
                 *of_checks(evidence),
             ]
         verdict, reasons = decide(
-            [], [], findings, evidence, None, probed=local is not None, coverage=coverage
+            failures, [], findings, evidence, None, probed=local is not None, coverage=coverage
         )
         findings = _findings(verdict, evidence, findings, local)
     else:
@@ -314,7 +325,11 @@ def _compare(store: Store, renders: Renders, metrics: Metrics, local: Local | No
         divergence = diverge(distances, ensemble, between, local.data if local else None)
         if local is not None and renders.members:
             apart = any(acts(finding) for finding in findings)
-            evidence += free_evidence(divergence, same_inputs=not apart)
+            free = free_evidence(divergence, same_inputs=not apart)
+            nowhere = not any(e.outcome == "differs" and e.component for e in evidence)
+            evidence += free
+            if nowhere and free and free[0].outcome == "differs":
+                evidence += _parting(store, renders, divergence)
             if not apart:
                 evidence.append(equivalence(seen.readings["reference"], seen.readings["candidate"]))
     return _Parts(
@@ -332,6 +347,16 @@ def _compare(store: Store, renders: Renders, metrics: Metrics, local: Local | No
         coverage=_coverage(store, renders, local, evidence),
         effect=_effect(store, renders, seen) if renders.plain else None,
     )
+
+
+def _parting(store: Store, renders: Renders, divergence: Divergence) -> list[Evidence]:
+    """Where the seed that ran furthest beyond its budget parts from the reference."""
+    budgets = divergence.budgets
+    worst = max(range(len(budgets)), key=lambda i: divergence.candidate[i] / (budgets[i] or 1e-300))
+    records = renders.reference[worst], renders.candidate[worst]
+    traces = (read_trace(store, record) for record in records)
+    found = parting(*traces, limit=budgets[worst], seed=records[0].seed)
+    return [] if found is None else [found]
 
 
 def _coverage(
@@ -372,8 +397,17 @@ def _distances(
     return [compare_traces(store, x, y) for x, y in zip(a, b, strict=True)]
 
 
-def _failures(renders: Renders, readings: Mapping[str, Sequence[VideoReadings]]) -> list[str]:
-    return [
+def _failures(
+    store: Store, renders: Renders, readings: Mapping[str, Sequence[VideoReadings]]
+) -> list[str]:
+    firsts = {"reference": renders.reference[0], "candidate": renders.candidate[0]}
+    weights = [
+        text
+        for role, record in firsts.items()
+        if record.pipeline_key is not None
+        for text in not_finite(role, store.pipeline(record.pipeline_key))
+    ]
+    return weights + [
         text
         for role, records in {"reference": renders.reference, **renders.compared()}.items()
         for record, seen in zip(records, readings[role], strict=True)

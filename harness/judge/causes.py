@@ -99,7 +99,7 @@ _SKIPS = "compare what skips blocks: a cache, its threshold, and what forgets it
 def _component(item: Evidence, staged: Container[Component | None]) -> Component | None:
     """The component that a differing check stands for; None where a stage already says it."""
     if item.stage == "free" or item.stage == "statistics":
-        return None
+        return item.component  # of the step at which two runs part; the other checks name none
     explained = _explained(item)
     if explained is None:
         return item.component

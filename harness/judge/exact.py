@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from backends.base import ScheduleTable
+from backends.base import NOT_FINITE, ScheduleTable
 from harness.judge import schedules
 from harness.judge.draws import judge_generators
 from harness.judge.known import KnownDifference, equalised_by_match, known_difference
@@ -70,6 +70,20 @@ def _apart(name: str, a: Any, b: Any) -> str:
     shown = [f"{k} is {other.get(k)!r}, the reference has {mine.get(k)!r}" for k in odd[:_LISTED]]
     more = f", and {len(odd) - _LISTED} more" if len(odd) > _LISTED else ""
     return f"{name} differs in {len(odd)} of {len(keys)} entries: {', '.join(shown)}{more}"
+
+
+def not_finite(role: str, pipeline: PipelineRecord) -> list[str]:
+    """One sentence where weights of a side hold NaN or infinities, reached by its run or not."""
+    names = sorted(k for k, digest in pipeline.weights.items() if digest.startswith(NOT_FINITE))
+    if not names:
+        return []
+    shown = ", ".join(names[:_LISTED]) + (
+        f" and {len(names) - _LISTED} more" if names[_LISTED:] else ""
+    )
+    return [
+        f"{role}: {len(names)} of {len(pipeline.weights)} weight tensors are not finite: {shown}. Fetch"
+        " or convert the checkpoint again, or train again from the last one that is finite"
+    ]
 
 
 def _component(name: str) -> Component | None:

@@ -89,7 +89,7 @@ REPORTS = (
     Report(
         "LTX-2 172, stable-diffusion.cpp 1898, LightX2V 708", "scaled fp8: the scale is dropped",
         (*_with("checkpoint={scale_dropped}"),), component="transformer",
-        says=(r"scale (ignored|dropped)",),
+        says=(r"scale that belongs to it dropped",),
     ),
     Report(
         "LTX-2 172, in memory", "the same without a file that could be audited",

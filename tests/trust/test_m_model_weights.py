@@ -1,4 +1,4 @@
-"""Kind M: weights that are no weights, and tokenizers that are not the text encoder's, are refused.
+"""Kind M: weights that are no weights, and tokenizers that are not the text encoder's, never pass.
 
 Whole numbers where weights are expected are known from a file's header; what is not finite is found
 where every weight is digested, so also where no case ever reaches it.
@@ -18,11 +18,15 @@ import torch
 from model_folders import PARTS, change_settings, check, config_file, copied
 from safetensors.torch import load_file, save_file
 
+from backends.base import NOT_FINITE
 from backends.checkpoints import convert
 from backends.diffusers_pipeline import DiffusersBackend
 from backends.errors import BackendError, CheckpointError
 from backends.micro import checkpoint_path
 from backends.sat.adapter import SatBackend
+from harness.judge.decide import decide
+from harness.judge.exact import not_finite
+from harness.records import PipelineRecord
 
 
 def _weights(folder: Path, component: str) -> Path:
@@ -93,11 +97,14 @@ def test_weights_that_are_not_finite(
         LAYER[component],
     )
     pipeline = backend().open(str(folder), {"device": "cpu"})
-    with pytest.raises(
-        CheckpointError, match=rf"{re.escape(LAYER[component])}: \d+ of its .* finite"
-    ):
-        pipeline.identity()
+    weights = pipeline.identity().weights
     pipeline.close()
+    wrong = [name for name, digest in weights.items() if digest.startswith(NOT_FINITE)]
+    assert wrong == [f"{component}.{LAYER[component]}"]
+    record = PipelineRecord(weights=weights, dtypes={}, configs={}, policies={})
+    (said,) = not_finite("candidate", record)
+    assert wrong[0] in said and f"1 of {len(weights)} weight tensors are not finite" in said
+    assert decide([said], [], [], [], None, probed=True)[0] == "broken"
 
 
 @pytest.mark.parametrize(
