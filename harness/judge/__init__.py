@@ -19,6 +19,7 @@ from harness.judge.exact import (
     compare_own_inputs,
     compare_pipelines,
     not_finite,
+    own_texts_apart,
 )
 from harness.judge.free import Divergence, diverge, free_evidence, seed_distances_between
 from harness.judge.known import acts, known_difference
@@ -130,7 +131,11 @@ def needs_probe(store: Store, reference: RenderRecord, candidate: RenderRecord) 
     if reference.status != "ok" or candidate.status != "ok":
         return False
     unexplained = [f for f in exact_findings(store, reference, candidate) if f.known is None]
-    return bool(unexplained) or not equal_bits([compare_traces(store, reference, candidate)])
+    return (
+        bool(unexplained)
+        or not equal_bits([compare_traces(store, reference, candidate)])
+        or own_texts_apart(store, reference, candidate) is not None
+    )
 
 
 def judge_pair(
@@ -157,6 +162,7 @@ def judge_pair(
             probed=local is not None,
             coverage=parts.coverage,
             across_steps=local is not None and local.across_steps,
+            texts_apart=own_texts_apart(store, reference[0], candidate[0]),
         )
         if parts.effect is not None:
             verdict, reasons = under_declared(verdict, reasons, parts.findings, parts.effect)

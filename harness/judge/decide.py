@@ -2,7 +2,8 @@
 
     renders missing        error, unsupported, not_run
     hard failures          broken
-    equal in every bit     bit_exact, unless something that the pair shares hides a difference
+    equal in every bit     bit_exact, unless something that the pair shares hides a difference:
+                           then `rounding`, if it is a text embedding and every check agrees
     a check that differs   bug
     a check unscored       inconclusive
     something not compared inconclusive, and so is a difference that nothing explains
@@ -16,6 +17,7 @@ No step softens an earlier one, and nothing that could not be computed is a pass
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from harness.judge.coverage import not_compared
@@ -87,13 +89,15 @@ def decide(
     probed: bool,
     coverage: Sequence[Coverage] = (),
     across_steps: bool = False,
+    texts_apart: float | None = None,
 ) -> tuple[VerdictName, list[str]]:
     """Verdict and reasons.
 
     `failures` are hard failures found in either side's video, with the side named; `findings` those
     of the exact gate; `evidence` the chain of checks; `probed` whether the local stages ran;
     `divergence` None where nothing was rendered. `coverage` is what was compared. `across_steps`: a
-    step depends on the steps before it, so that no teacher-forced error predicts a run's.
+    step depends on the steps before it, so that no teacher-forced error predicts a run's. `texts_apart`
+    is how far the text embeddings lie apart that the two make themselves, None where no bit differs.
     """
     if failures:
         return "broken", list(failures)
@@ -103,7 +107,7 @@ def decide(
     unexplained = [f for f in findings if f.known is None]
     doubtful = any(e.outcome in ("differs", "unscored") for e in evidence)
     bars = barred(findings, coverage, distances)
-    if equal and not (unexplained or doubtful or bars):
+    if equal and texts_apart is None and not (unexplained or doubtful or bars):
         return "bit_exact", [
             f"Latents and frames are equal in every bit over {_seeds(len(distances))}."
         ]
@@ -127,6 +131,12 @@ def decide(
         return "policy", [local, f"Registered policies differ: {', '.join(policies)}."]
     if divergence is None:
         return "rounding", [local, "Nothing was rendered: this is the local verdict."]
+    if equal and texts_apart is not None:
+        told = (
+            "Latents and frames are equal in every bit on shared text; the candidate's own text"
+            f" embedding differs by {texts_apart:.3g} (relative L2)."
+        )
+        return ("rounding" if texts_apart < math.inf else "inconclusive"), [told, local]
     if divergence.members < FEWEST_MEMBERS:
         return "inconclusive", [local, "Too few healthy members were rendered to judge the videos."]
     if divergence.in_band:

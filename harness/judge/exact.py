@@ -179,6 +179,16 @@ def compare_own_inputs(
     return found
 
 
+def own_texts_apart(store: Store, reference: RenderRecord, candidate: RenderRecord) -> float | None:
+    """How far the text embeddings lie apart that the two make themselves, shared or not: relative L2,
+    the worse of both prompts, infinite for other shapes. None where they are equal in every bit."""
+    a, b = _own_inputs(store, reference), _own_inputs(store, candidate)
+    pairs = [(a[name], b[name]) for name in ("text", "negative_text")]
+    if all(x.shape == y.shape and np.array_equal(x, y) for x, y in pairs):
+        return None
+    return max(_relative_l2(x, y) if x.shape == y.shape else np.inf for x, y in pairs)
+
+
 def _schedule(a: ScheduleTable, b: ScheduleTable, known: KnownDifference | None) -> list[Finding]:
     """How two tables differ; a registered difference holds up to its magnitude, and no further."""
     if a == b:

@@ -67,6 +67,18 @@ def _near(
     return Divergence([value], [[1.0] * members], local, chi)
 
 
+@pytest.mark.parametrize(
+    ("apart", "verdict"), [(None, "bit_exact"), (1e-6, "rounding"), (math.inf, "inconclusive")]
+)
+def test_shared_text_hides_no_bit_of_the_own(apart: float | None, verdict: str) -> None:
+    """The renders took the reference's text, and say nothing of the candidate's."""
+    found, reasons = decide(
+        [], [_distance()], [], [_evidence()], _near(4, 0.0), probed=True, texts_apart=apart
+    )
+    assert found == verdict
+    assert apart is None or "own text embedding differs by" in reasons[0]
+
+
 def test_equal_bits_are_bit_exact() -> None:
     assert _decide([_distance(), _distance()])[0] == "bit_exact"
 
