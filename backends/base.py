@@ -143,7 +143,7 @@ class Policies:
 
 @dataclass(frozen=True)
 class Table:
-    """A tensor that a stack computes: its dtype, shape, and sketch (512 values, `backends.sketch`)."""
+    """A tensor that a stack computes: its dtype, shape and sketch (512, `backends.stages.sketch`)."""
 
     dtype: str
     shape: list[int]
@@ -330,7 +330,7 @@ class TraceOptions:
 class RenderRequest:
     """One render, as sent to a worker. `inputs` is the file that a reference exported, or None.
 
-    `member` is the healthy member (`backends.healthy`) under which it is rendered.
+    `member` is the healthy member (`backends.stages.healthy`) under which it is rendered.
     """
 
     case: Case

@@ -6,7 +6,12 @@ which a render that ended this way is recorded; neither `unsupported` nor `error
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
 from typing import ClassVar
+
+_MEANT = {"gpu": "cuda", "nvidia": "cuda", "cuda:0": "cuda"}
+"""Words that look like one known word and mean another: `gpu` is no misspelt `cpu`."""
 
 
 class BackendError(Exception):
@@ -35,3 +40,10 @@ class CheckpointError(BackendError):
 
 class TapeError(BackendError):
     """A stack drew noise that the tape did not expect, in another shape, or not at all."""
+
+
+def hint(came: str, known: Sequence[str]) -> str:
+    """(did you mean 'x'?), or nothing where no known word is near."""
+    meant = _MEANT.get(came.lower())
+    near = [meant] if meant in known else difflib.get_close_matches(came, known, n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""

@@ -17,8 +17,8 @@ from backends.base import Approximation, Backend
 from backends.errors import InvalidRequest
 
 _ROWS = {
-    "diffusers": "backends.diffusers_pipeline:DiffusersBackend",
-    "diffusers_offload": "backends.diffusers_pipeline:DiffusersBackend",
+    "diffusers": "backends.diffusers.adapter:DiffusersBackend",
+    "diffusers_offload": "backends.diffusers.adapter:DiffusersBackend",
     "sat": "backends.sat.adapter:SatBackend",
 }
 

@@ -10,19 +10,19 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from backends.base import Case
-from backends.questions import Question
+from backends.stages.questions import Question
 from harness.errors import WorkerError
-from harness.handed import read_handed
 from harness.judge.arguments import of_question, stage_given
 from harness.judge.blocks import Place, differs_in_run
 from harness.judge.native import in_a_module, in_one_call
 from harness.judge.skipped import judge_skipped
-from harness.local_probe import FULL_PRECISION, LocalData, share_inputs
-from harness.native_probe import shared_with
-from harness.prober import Answers, Prober, Shared, Target
+from harness.probe.native import shared_with
+from harness.probe.prober import Answers, Prober, Shared, Target
+from harness.probe.stages import FULL_PRECISION, LocalData, share_inputs
 from harness.records import Component, Evidence, RenderRecord
-from harness.store import Store
-from harness.worker_client import RemoteError
+from harness.render.handed import read_handed
+from harness.store.store import Store
+from harness.workers.client import RemoteError
 
 _SHARED = ("text", "unconditional", "schedule", "image")
 

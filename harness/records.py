@@ -46,7 +46,7 @@ class Frames(Record):
 
 
 class Step(Record):
-    """One solver step; see `backends.trace.StepRecord`."""
+    """One solver step; see `backends.stages.trace.StepRecord`."""
 
     step: int
     timestep: int

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-from backends.environment import sources_digest
-from harness.keys import inputs_key
-from harness.plan import make_plan
+from backends.worker.environment import sources_digest
+from harness.render.plan import make_plan
+from harness.store.keys import inputs_key
 
 ROOT = Path(__file__).parents[1]
 FAKE = ROOT / "tests" / "sweeps" / "fake"
@@ -97,9 +97,9 @@ def test_a_pull_request_that_changes_the_code_is_seen(workspace: Path) -> None:
 
 
 def test_code_of_another_backend_leaves_a_render_where_it_is() -> None:
-    from harness.compose import compose_tree
-    from harness.config import build
-    from harness.folders import conf_folders
+    from harness.config.compose import compose_tree
+    from harness.config.config import build
+    from harness.config.folders import conf_folders
 
     job = make_plan(build(compose_tree([], conf_folders(None)))).jobs[0]
     keys = {

@@ -12,20 +12,20 @@ import pytest
 ROOT = Path(__file__).parents[1]
 HARNESS_MAY_USE = {
     "backends.base",
-    "backends.environment",
+    "backends.worker.environment",
     "backends.errors",
-    "backends.given",
+    "backends.stages.given",
     "backends.micro",
     "backends.noise",
-    "backends.questions",
+    "backends.stages.questions",
     "backends.registry",
-    "backends.sketch",
+    "backends.stages.sketch",
 }
 # The `convert` verb and the audit work on checkpoints, through their room's front door.
 CHECKPOINT_USERS = ("harness/commands/convert.py", "harness/audit/")
 # One module may answer a worker's requests in the harness's own process.
-IN_PROCESS = "harness/connect.py"
-REPORT_MAY_USE = ("harness.report", "harness.records", "harness.store", "harness.frames",
+IN_PROCESS = "harness/workers/connect.py"
+REPORT_MAY_USE = ("harness.report", "harness.records", "harness.store.store", "harness.render.frames",
                   "harness.errors", "harness.metrics")  # fmt: skip
 
 
@@ -100,7 +100,7 @@ def test_the_harness_uses_the_contract_and_no_concrete_backend() -> None:
         if name.startswith("backends") and name != "backends"
         and name not in HARNESS_MAY_USE
         and not (name == "backends.checkpoints" and where.startswith(CHECKPOINT_USERS))
-        and not (name == "backends.worker" and where == IN_PROCESS)
+        and not (name == "backends.worker.worker" and where == IN_PROCESS)
     ]  # fmt: skip
     assert wrong == []
 
@@ -142,7 +142,7 @@ def test_help_imports_nothing_heavy(command: list[str]) -> None:
 
 def test_the_tape_and_the_contract_are_light() -> None:
     code = (
-        "import sys, backends.base, backends.noise, backends.registry, backends.worker\n"
+        "import sys, backends.base, backends.noise, backends.registry, backends.worker.worker\n"
         "print(sorted({'torch', 'diffusers', 'sat', 'hydra', 'pydantic'} & set(sys.modules)))"
     )
     out = subprocess.run(

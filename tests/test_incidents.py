@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness import session
 from harness.audit.hazards import hazards
-from harness.compose import compose_tree
-from harness.config import RunConfig, build
-from harness.connect import in_process
+from harness.config.compose import compose_tree
+from harness.config.config import RunConfig, build
+from harness.config.folders import conf_folders
 from harness.errors import EXIT_DIFFERENT
-from harness.folders import conf_folders
-from harness.frames import read_frames
 from harness.localize.bisection import bisect
 from harness.records import PairResult
-from harness.store import Store
+from harness.render.frames import read_frames
+from harness.store.store import Store
+from harness.verdict import session
+from harness.workers.connect import in_process
 
 pytestmark = pytest.mark.slow
 

@@ -21,14 +21,14 @@ import pytest
 import tomllib
 import yaml
 
-from harness import session
 from harness.cli import main
-from harness.compose import split_sweep
-from harness.config import RunConfig
-from harness.connect import in_process
-from harness.folders import choices, conf_folders
-from harness.plan import make_plan
+from harness.config.compose import split_sweep
+from harness.config.config import RunConfig
+from harness.config.folders import choices, conf_folders
 from harness.records import RunResult
+from harness.render.plan import make_plan
+from harness.verdict import session
+from harness.workers.connect import in_process
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

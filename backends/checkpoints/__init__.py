@@ -14,37 +14,37 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from backends.checkpoints.conversion import canonical_state, convert
-    from backends.checkpoints.diffusers_keys import SCHEDULERS
-    from backends.checkpoints.lora import Lora, LoraModule
-    from backends.checkpoints.lora_opening import is_lora, open_lora
+    from backends.checkpoints.diffusers.keys import SCHEDULERS
+    from backends.checkpoints.lora.lora import Lora, LoraModule
+    from backends.checkpoints.lora.opening import is_lora, open_lora
+    from backends.checkpoints.lora.source import LoraSource, open_lora_source
     from backends.checkpoints.mapping import to_canonical
+    from backends.checkpoints.opened.opening import open_source
+    from backends.checkpoints.opened.source import Source, Stored
     from backends.checkpoints.report import ComponentReport, ConversionReport, Notice
     from backends.checkpoints.scales import SCALE_BLOCK
     from backends.checkpoints.settings import model_settings
-    from backends.checkpoints.source import Source, Stored
-    from backends.checkpoints.source_lora import LoraSource, open_lora_source
-    from backends.checkpoints.source_opening import open_source
     from backends.checkpoints.tensors import LazyTensors, digest, state_digest
 
 _HOMES = {
     "canonical_state": "conversion",
     "convert": "conversion",
-    "SCHEDULERS": "diffusers_keys",
-    "Lora": "lora",
-    "LoraModule": "lora",
-    "is_lora": "lora_opening",
-    "open_lora": "lora_opening",
+    "SCHEDULERS": "diffusers.keys",
+    "Lora": "lora.lora",
+    "LoraModule": "lora.lora",
+    "is_lora": "lora.opening",
+    "open_lora": "lora.opening",
     "to_canonical": "mapping",
     "ComponentReport": "report",
     "ConversionReport": "report",
     "Notice": "report",
     "SCALE_BLOCK": "scales",
     "model_settings": "settings",
-    "LoraSource": "source_lora",
-    "open_lora_source": "source_lora",
-    "Source": "source",
-    "Stored": "source",
-    "open_source": "source_opening",
+    "LoraSource": "lora.source",
+    "open_lora_source": "lora.source",
+    "Source": "opened.source",
+    "Stored": "opened.source",
+    "open_source": "opened.opening",
     "LazyTensors": "tensors",
     "digest": "tensors",
     "state_digest": "tensors",

@@ -12,25 +12,25 @@ from pathlib import Path
 
 from torch import Tensor
 
-from backends.checkpoints.diffusers_document import write_configs
-from backends.checkpoints.diffusers_folder import DiffusersFolder, open_diffusers, write_diffusers
-from backends.checkpoints.lora_conversion import write_lora
-from backends.checkpoints.lora_opening import is_lora, open_lora
-from backends.checkpoints.mapping import transformer_table, vae_table
-from backends.checkpoints.report import ComponentReport, ConversionReport, Format, Notice
-from backends.checkpoints.rules import WHOLE
-from backends.checkpoints.sat_document import sat_document, updated_document
-from backends.checkpoints.sat_folder import SatFolder, open_sat, write_sat
-from backends.checkpoints.sidecar import SatOrigin, Sidecar
-from backends.checkpoints.tensors import LazyTensors, dtype_name, state_digest
-from backends.checkpoints.text_encoder import (
+from backends.checkpoints.diffusers.document import write_configs
+from backends.checkpoints.diffusers.folder import DiffusersFolder, open_diffusers, write_diffusers
+from backends.checkpoints.diffusers.text_encoder import (
     merge_text_encoder,
     split_text_encoder,
     tokenizer_class,
 )
+from backends.checkpoints.lora.conversion import write_lora
+from backends.checkpoints.lora.opening import is_lora, open_lora
+from backends.checkpoints.mapping import transformer_table, vae_table
+from backends.checkpoints.report import ComponentReport, ConversionReport, Format, Notice
+from backends.checkpoints.rules import WHOLE
+from backends.checkpoints.sat.config import ModelConfig
+from backends.checkpoints.sat.document import sat_document, updated_document
+from backends.checkpoints.sat.folder import SatFolder, open_sat, write_sat
+from backends.checkpoints.sat.yaml_reader import read_config
+from backends.checkpoints.sidecar import SatOrigin, Sidecar
+from backends.checkpoints.tensors import LazyTensors, dtype_name, state_digest
 from backends.errors import CheckpointError, InvalidRequest
-from backends.sat.config import ModelConfig
-from backends.sat.yaml_reader import read_config
 
 _CONFIG_NAME = "cogvideox.yaml"
 

@@ -17,8 +17,8 @@ from typing import Literal
 from torch import Tensor
 
 from backends.checkpoints.rules import WHOLE, Layout, Rule, Table
+from backends.checkpoints.sat.config import ModelConfig, TransformerConfig, VaeConfig
 from backends.checkpoints.tensors import LazyTensors
-from backends.sat.config import ModelConfig, TransformerConfig, VaeConfig
 
 MappedComponent = Literal["transformer", "vae"]
 

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from backends.checkpoints.report import Notice
+from backends.checkpoints.sat.config import TransformerConfig
 from backends.checkpoints.tensors import dtype_name
 from backends.errors import CheckpointError
-from backends.sat.config import TransformerConfig
 
 _WAVELENGTH = 10000.0
 

@@ -13,13 +13,13 @@ def model_settings(path: Path) -> dict[str, Any] | None:
 
     A Diffusers pipeline says by its JSON files, a SAT model by its YAML. Imports no torch.
     """
-    from backends.checkpoints.source_configs import diffusers_settings, sat_settings
+    from backends.checkpoints.opened.configs import diffusers_settings, sat_settings
 
     if (path / "model_index.json").is_file():
         return diffusers_settings(path)
     for file in sorted(path.glob("*.y*ml")):
         if "model:" in file.read_text(errors="replace"):
-            from backends.sat.yaml_reader import read_config
+            from backends.checkpoints.sat.yaml_reader import read_config
 
             try:
                 return sat_settings(read_config(file))

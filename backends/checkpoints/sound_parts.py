@@ -16,12 +16,12 @@ from typing import Any, NoReturn
 
 import torch
 
+from backends.checkpoints.diffusers.weight_files import MODEL, TEXT_ENCODER
 from backends.checkpoints.scales import EIGHT_BITS, SUFFIXES
 from backends.checkpoints.sound import accepted, check_settings
 from backends.checkpoints.sound_tokenizer import check_tokenizer
-from backends.checkpoints.weight_files import MODEL, TEXT_ENCODER
+from backends.checkpoints.trust import read_index, read_mapping
 from backends.errors import CheckpointError, Unsupported
-from backends.trust import read_index, read_mapping
 
 Stored = dict[str, tuple[Path, str, tuple[int, ...]]]
 """A tensor's file, dtype and shape, by its name."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from backends.base import Pipeline
 from backends.faults.planting import blocks, stack
-from backends.patches import patch
+from backends.worker.patches import patch
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 Rotate = Callable[[Tensor, tuple[Tensor, Tensor]], Tensor]

@@ -20,7 +20,7 @@ from backends.faults.planting import (
     on_output,
     unchanged,
 )
-from backends.patches import patch
+from backends.worker.patches import patch
 
 Modulate = Callable[[Tensor, Tensor, Tensor], Tensor]
 

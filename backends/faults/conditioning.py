@@ -13,7 +13,7 @@ from torch import Tensor
 from backends.base import Pipeline
 from backends.faults.planting import become, module, on_input, overwrite, stack
 from backends.noise import standard_normal
-from backends.patches import patch
+from backends.worker.patches import patch
 
 
 def on_picture(pipeline: Pipeline, change: Callable[[Tensor], Tensor]) -> None:

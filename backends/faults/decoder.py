@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from backends.base import Pipeline
 from backends.faults.planting import become, exchange, module, on_output, stack
-from backends.patches import patch
+from backends.worker.patches import patch
 
 
 def _decoder_modules(pipeline: Pipeline, kind: str) -> list[Any]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from backends.base import Pipeline
 from backends.faults.planting import altered
-from backends.patches import patch
+from backends.worker.patches import patch
 
 
 def after_decoding(name: str) -> Callable[[Callable[[Tensor], Tensor]], Callable[..., Tensor]]:

@@ -16,7 +16,7 @@ from unittest.mock import patch as swapped
 
 from backends.base import Case, Pipeline, Prediction, Run
 from backends.faults.planting import altered, become, stack
-from backends.patches import patch
+from backends.worker.patches import patch
 
 ScaleOf = Callable[[float, int, int], float]
 """(right scale, timestep, number of steps) -> the scale that is used."""

@@ -31,7 +31,7 @@ from backends.faults.planting import (
     stack,
 )
 from backends.noise import NoiseTape
-from backends.patches import patch
+from backends.worker.patches import patch
 
 
 def _roots(pipeline: Pipeline) -> list[Any]:

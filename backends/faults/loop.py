@@ -13,7 +13,7 @@ from torch import Tensor
 
 from backends.base import Pipeline
 from backends.faults.planting import become, stack
-from backends.patches import patch
+from backends.worker.patches import patch
 
 AfterStep = Callable[[int, dict[str, Tensor]], dict[str, Tensor]]
 """(step, tensors of the loop) -> those to go on with."""

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from backends.base import Pipeline
-from backends.diffusers_lora import ADAPTER, tuned_layers
+from backends.diffusers.lora import ADAPTER, tuned_layers
 from backends.faults.planting import module, stack
-from backends.patches import patch
+from backends.worker.patches import patch
 
 
 def _layers(pipeline: Pipeline) -> dict[str, Any]:

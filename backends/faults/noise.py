@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from backends.base import Pipeline
 from backends.faults.planting import altered, stack
 from backends.noise import NoiseTape, Stage, standard_normal
-from backends.patches import patch
+from backends.worker.patches import patch
 
 Values = NDArray[np.float32]
 Change = Callable[["Place", Values], Values]

@@ -16,7 +16,7 @@ from backends.base import Pipeline
 from backends.faults.noise import AlteredTape, other_initial
 from backends.faults.planting import altered, block, module
 from backends.noise import NoiseTape
-from backends.patches import patch
+from backends.worker.patches import patch
 
 
 def at_use(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 
 from backends.base import Pipeline
-from backends.patches import apply, patch
+from backends.worker.patches import apply, patch
 
 # A pair's patch applies two others, so the modules that register those are loaded with this one.
 for _file in (

@@ -11,7 +11,7 @@ from torch import Tensor
 from backends.base import Pipeline
 from backends.faults.attention import Processor, install, unrotated
 from backends.faults.planting import become, module, stack
-from backends.patches import patch
+from backends.worker.patches import patch
 
 Tables = tuple[Tensor, Tensor]
 """Cosines and sines (tokens, head size) of the video tokens, in time, height, width order."""

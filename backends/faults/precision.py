@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from backends.base import Pipeline
 from backends.faults.planting import block, blocks, module, on_output, overwrite
-from backends.patches import patch
+from backends.worker.patches import patch
 
 Round = Callable[[Tensor], Tensor]
 

@@ -22,7 +22,7 @@ from backends.faults.planting import (
     overwrite,
     stack,
 )
-from backends.patches import patch
+from backends.worker.patches import patch
 
 
 def _text(pipeline: Pipeline, change: Callable[[Tensor], Tensor]) -> None:

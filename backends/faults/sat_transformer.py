@@ -18,7 +18,7 @@ from backends.faults.planting import (
     stack,
     unchanged,
 )
-from backends.patches import patch
+from backends.worker.patches import patch
 
 
 def _network(pipeline: Pipeline) -> Any:

@@ -9,7 +9,7 @@ import torch
 
 from backends.base import Pipeline
 from backends.faults.planting import become, stack
-from backends.patches import patch
+from backends.worker.patches import patch
 
 
 def _configured(name: str, **changes: Any) -> None:

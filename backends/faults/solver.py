@@ -14,7 +14,7 @@ from torch import Tensor
 
 from backends.base import Pipeline
 from backends.faults.planting import become, stack
-from backends.patches import patch
+from backends.worker.patches import patch
 
 
 def on_step(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from backends.base import Pipeline
 from backends.faults.planting import become, block, blocks, module, on_call, overwrite, stack
-from backends.patches import patch
+from backends.worker.patches import patch
 
 
 @patch("state_text_cached")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from backends.base import Pipeline
 from backends.faults.planting import become, module, on_input, on_output, stack, unchanged
-from backends.patches import patch
+from backends.worker.patches import patch
 
 
 def on_tokens(pipeline: Pipeline, change: Callable[[Tensor], Tensor]) -> None:

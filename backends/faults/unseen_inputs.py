@@ -19,7 +19,7 @@ from backends.faults.noise import Place, Values, noise_fault
 from backends.faults.planting import become, exchange, module, on_input, on_output, stack
 from backends.faults.text import on_embeddings, on_tokens
 from backends.noise import draw_slot, standard_normal
-from backends.patches import patch
+from backends.worker.patches import patch
 
 
 def _words(pipeline: Pipeline, change: Callable[[str], str]) -> None:

@@ -22,7 +22,7 @@ from backends.faults.planting import (
     stack,
 )
 from backends.noise import standard_normal
-from backends.patches import patch
+from backends.worker.patches import patch
 
 _TOKENS_A_FRAME = 16
 """Of a 64x64 video in these models."""

@@ -17,7 +17,7 @@ from backends.faults.decoder import on_latents, on_video
 from backends.faults.frames import after_decoding
 from backends.faults.planting import become, exchange, module, stack
 from backends.noise import standard_normal
-from backends.patches import patch
+from backends.worker.patches import patch
 
 
 @patch("unseen_decoder_band_at_large_size")

@@ -12,7 +12,7 @@ from backends.faults.noise import AlteredTape, Place, Values
 from backends.faults.offload import at_use
 from backends.faults.planting import altered, become, module, stack
 from backends.noise import NoiseTape
-from backends.patches import patch
+from backends.worker.patches import patch
 
 
 @patch("unseen_state_seed_kept")

@@ -14,7 +14,7 @@ from backends.base import Pipeline, Prediction, Run
 from backends.faults.planting import altered, become, module, on_call, on_input, stack
 from backends.faults.solver import on_step
 from backends.noise import standard_normal
-from backends.patches import patch
+from backends.worker.patches import patch
 
 
 @patch("unseen_solver_target_from_table")

@@ -9,7 +9,7 @@ import torch
 from backends.base import Pipeline
 from backends.faults.planting import block, blocks, exchange, module, overwrite, stack
 from backends.micro import MODELS, model_path
-from backends.patches import patch
+from backends.worker.patches import patch
 
 
 def _other_weights(pipeline: Pipeline, component: str) -> dict[str, torch.Tensor]:

@@ -57,7 +57,7 @@ class RoundTrip:
 
 
 def check(asked: RoundTrip) -> dict[str, Any]:
-    """Carry out a round trip or compare a pair; plain types, for `harness.roundtrip`.
+    """Carry out a round trip or compare a pair; plain types, for `harness.audit.roundtrip`.
 
     Raises `InvalidRequest` for what cannot be asked, `CheckpointError` for a folder that cannot be
     read at all. A folder *after* that no stack loads is a finding, not an error.

@@ -15,8 +15,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from backends.base import Pipeline
-from backends.diffusers_lora import ADAPTER
-from backends.diffusers_pipeline import DiffusersBackend
+from backends.diffusers.adapter import DiffusersBackend
+from backends.diffusers.lora import ADAPTER
 from backends.roundtrip.models import overlay
 
 

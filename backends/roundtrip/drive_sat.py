@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from backends.base import Pipeline
 from backends.checkpoints import open_lora
-from backends.checkpoints.lora_sat import YAML_NAME, check_representable, config_text
+from backends.checkpoints.lora.sat import YAML_NAME, check_representable, config_text
 from backends.errors import CheckpointError
 from backends.roundtrip.models import overlay
 from backends.roundtrip.saved import engine_names

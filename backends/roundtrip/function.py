@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from backends.base import Case, Inputs, Pipeline
+from backends.checkpoints.sat.layout import find_parts
 from backends.errors import CheckpointError
 from backends.noise import NoiseTape, standard_normal
-from backends.sat.layout import find_parts
 
 _STEP, _STEPS = 1, 4
 _FRAMES = 9

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from backends.checkpoints import LoraModule, convert, open_lora
-from backends.checkpoints.lora import PREFIX, WEIGHT_NAME, A, B
-from backends.checkpoints.lora_diffusers import write_diffusers_lora
-from backends.checkpoints.lora_sat import LAYERS
+from backends.checkpoints.lora.diffusers import write_diffusers_lora
+from backends.checkpoints.lora.lora import PREFIX, WEIGHT_NAME, A, B
+from backends.checkpoints.lora.sat import LAYERS
 from backends.checkpoints.report import Format
 from backends.errors import CheckpointError
 from backends.micro import MODELS, checkpoint_path

@@ -21,18 +21,18 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from backends.checkpoints import LazyTensors, is_lora, open_lora
-from backends.checkpoints.lora import WEIGHT_NAME
-from backends.checkpoints.tensors import Loader
-from backends.checkpoints.weight_files import MODEL, TEXT_ENCODER, read_weights
-from backends.errors import BackendError, CheckpointError
-from backends.sat.checkpoint import (
+from backends.checkpoints.diffusers.weight_files import MODEL, TEXT_ENCODER, read_weights
+from backends.checkpoints.lora.lora import WEIGHT_NAME
+from backends.checkpoints.sat.checkpoint import (
     OPTIONAL_TRANSFORMER_KEYS,
     TEXT_PREFIX,
     VAE_PREFIX,
     model_states_path,
     read_tensors,
 )
-from backends.sat.layout import find_parts
+from backends.checkpoints.sat.layout import find_parts
+from backends.checkpoints.tensors import Loader
+from backends.errors import BackendError, CheckpointError
 
 Shape = Literal["diffusers_pipeline", "diffusers_model", "sat_model", "sat_checkpoint", "lora"]
 

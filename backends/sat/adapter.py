@@ -30,9 +30,9 @@ from backends.base import (
     StepObserver,
 )
 from backends.errors import InvalidRequest
-from backends.lora import lora_approximations
 from backends.noise import NoiseTape
 from backends.sat.options import SatOptions, parse_options
+from backends.stages.lora_options import lora_approximations
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -57,14 +57,14 @@ class SatBackend:
     def check(self, options: Mapping[str, Any]) -> None:
         parsed = parse_options(options)
         if parsed.repo is not None:
-            from backends.sat_tree.checkout import check_requirements, find_checkout
+            from backends.sat.tree.checkout import check_requirements, find_checkout
 
             find_checkout(parsed.repo)
             check_requirements()
         import_module("backends.sat.stack")
         import torch
 
-        from backends.runtime import check_runnable, resolve_device
+        from backends.stages.runtime import check_runnable, resolve_device
 
         device = resolve_device(parsed.device)
         check_runnable(device, getattr(torch, parsed.dtype), parsed.attention)
@@ -74,7 +74,7 @@ class SatBackend:
         parsed = parse_options(options)
         if parsed.repo is None:
             return SatPipeline(model, parsed)
-        from backends.sat_tree.pipeline import TreePipeline
+        from backends.sat.tree.pipeline import TreePipeline
 
         return TreePipeline(parsed.repo, _chosen_folder(model, parsed), parsed)
 
@@ -85,11 +85,11 @@ class SatPipeline:
     def __init__(self, model: str, options: SatOptions) -> None:
         import torch
 
-        from backends.convolutions import accumulate_in_float32
-        from backends.runtime import resolve_device
         from backends.sat.engine import SatEngine
         from backends.sat.source import open_source
         from backends.sat.stack import SoloWorld
+        from backends.stages.convolutions import accumulate_in_float32
+        from backends.stages.runtime import resolve_device
 
         config, text_encoder = (
             None if path is None else Path(path).expanduser()
@@ -159,8 +159,8 @@ class SatPipeline:
         return self._engine
 
     def _run(self, case: Case, inputs: Inputs) -> SatRun:
-        from backends.runtime import in_force
         from backends.sat.run import SatRun
+        from backends.stages.runtime import in_force
 
         engine, options = self._opened(), self._options
         settings = partial(in_force, engine.diffusion_model, options.attention, options.allow_tf32)

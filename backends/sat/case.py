@@ -8,8 +8,8 @@ import math
 from torch import Tensor
 
 from backends.base import Case
+from backends.checkpoints.sat.config import ModelConfig, TransformerConfig
 from backends.errors import InvalidRequest, Unsupported
-from backends.sat.config import ModelConfig, TransformerConfig
 from backends.sat.opened import OpenedModel
 from backends.sat.vae import decode_pieces
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from backends.sat.config import GuidanceConfig, ScheduleConfig
+from backends.checkpoints.sat.config import GuidanceConfig, ScheduleConfig
 from backends.sat.discretization import StepTable, denoiser_levels
 
 Network = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from backends.base import ScheduleTable
+from backends.checkpoints.sat.config import ScheduleConfig
 from backends.errors import InvalidRequest
-from backends.sat.config import ScheduleConfig
 
 
 def _alpha_bar(config: ScheduleConfig) -> torch.Tensor:

@@ -14,8 +14,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from backends.sat import checkpoint
-from backends.sat.config import GuidanceConfig, ModelConfig, SamplerKind
+from backends.checkpoints.sat import checkpoint
+from backends.checkpoints.sat.config import GuidanceConfig, ModelConfig, SamplerKind
 from backends.sat.denoiser import Denoised, Denoiser
 from backends.sat.discretization import StepTable
 from backends.sat.samplers import make_solver

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from backends.checkpoints import Lora
-from backends.checkpoints.lora import PREFIX, A, B, listed
+from backends.checkpoints.lora.lora import PREFIX, A, B, listed
 from backends.checkpoints.mapping import transformer_table
 from backends.checkpoints.rules import Rule
+from backends.checkpoints.sat.checkpoint import without_initialisation
+from backends.checkpoints.sat.config import TransformerConfig
 from backends.errors import Unsupported
-from backends.lora import lora_settings, open_fitting
-from backends.sat.checkpoint import without_initialisation
-from backends.sat.config import TransformerConfig
 from backends.sat.stack import lora_layers, unchanged_process
+from backends.stages.lora_options import lora_settings, open_fitting
 
 Layers = dict[str, tuple[int, float]]
 """Canonical name of a layer to its rank and factor."""

@@ -1,6 +1,6 @@
 """What identity, checks and names need of an opened SAT model, whoever built it.
 
-`SatEngine` is one; a model that CogVideo's own code built (`backends.sat_tree`) is another.
+`SatEngine` is one; a model that CogVideo's own code built (`backends.sat.tree`) is another.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from backends.sat.config import ModelConfig
+from backends.checkpoints.sat.config import ModelConfig
 
 
 class Conditioner(Protocol):

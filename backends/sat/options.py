@@ -7,9 +7,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from backends.base import DTYPES
-from backends.errors import InvalidRequest
-from backends.lora import check_lora_option, check_lora_options
-from backends.suggest import hint
+from backends.errors import InvalidRequest, hint
+from backends.stages.lora_options import check_lora_option, check_lora_options
 
 _CHOICES = {
     "dtype": DTYPES,
@@ -29,7 +28,7 @@ class SatOptions:
     `text_encoder` a T5 folder that do not lie in it. `first_frame` matters to 1.5 only: CogVideo
     decodes the first latent frame to four pixel frames, of which the last is kept here; with
     "single" it becomes one, as the VAE was trained and as all other models and Diffusers do.
-    `backends.lora` says what the LoRA options are.
+    `backends.stages.lora_options` says what the LoRA options are.
 
     `repo` is the `sat` folder of a checkout of CogVideo, whose own code then runs the model in place
     of this project's; `inference_config` is the YAML file with `args:` that goes with it.

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from backends.pictures import read_picture
+from backends.stages.pictures import read_picture
 
 
 def load_picture(given: str, height: int, width: int, patch_size_t: int | None) -> Tensor:

@@ -12,16 +12,16 @@ import torch
 from torch import Tensor
 
 from backends.base import Case, Inputs, Prediction, ScheduleTable, StepObserver
+from backends.checkpoints.sat.config import GuidanceConfig
 from backends.errors import InvalidRequest
-from backends.intercept import draws_from
 from backends.noise import NoiseTape, expected_step_draws
 from backends.sat.case import check_case, check_image_scale, check_text
-from backends.sat.config import GuidanceConfig
 from backends.sat.denoiser import Denoised
 from backends.sat.discretization import own_table, shared_table
 from backends.sat.engine import SamplingPlan, SatEngine
 from backends.sat.picture import load_picture
 from backends.sat.samplers import Draw, make_solver
+from backends.stages.intercept import draws_from
 
 InForce = Callable[[], AbstractContextManager[None]]
 

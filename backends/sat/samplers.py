@@ -11,8 +11,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from backends.checkpoints.sat.config import SamplerKind
 from backends.errors import InvalidRequest
-from backends.sat.config import SamplerKind
 from backends.sat.discretization import StepTable
 
 Draw = Callable[[Tensor], Tensor]

@@ -12,8 +12,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from backends.checkpoints.trust import refuse_code, refuse_old_torch
 from backends.errors import CheckpointError
-from backends.trust import refuse_code, refuse_old_torch
 
 
 class TextConditioner(nn.Module):

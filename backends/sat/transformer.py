@@ -13,8 +13,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from backends.checkpoints.sat.config import TransformerConfig
 from backends.sat.blocks import AdaptiveLayers
-from backends.sat.config import TransformerConfig
 from backends.sat.patches import FinalLayer, Grid, Patch, PatchEmbedding
 from backends.sat.positions import RotaryPositions, SinCosPositions, SlicedRotaryPositions
 from backends.sat.stack import BaseMixin, BaseModel, layer_norm

@@ -13,9 +13,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from backends.checkpoints.sat.config import VaeConfig
 from backends.errors import InvalidRequest
 from backends.sat.causal import CausalConv3d
-from backends.sat.config import VaeConfig
 from backends.sat.vae_layers import Downsample, LatentNorm, ResBlock, Upsample, group_norm, swish
 
 

@@ -14,7 +14,7 @@ from harness.audit.hazards_of_pairs import pair_hazards
 from harness.audit.models import Model, look_up
 from harness.audit.precision import precision_hazards
 from harness.audit.settings import own_faults
-from harness.config import RunConfig, VariantSpec
+from harness.config.config import RunConfig, VariantSpec
 from harness.judge.schedules import NEEDED, dividing, expected, inconsistent
 from harness.records import Finding
 

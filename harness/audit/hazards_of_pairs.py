@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from harness.config import CandidateSpec, VariantSpec
+from harness.config.config import CandidateSpec, VariantSpec
 from harness.records import Finding
 
 _OF_PLACEMENT = frozenset({"backend", "placement", "use_stream"})

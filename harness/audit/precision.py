@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from harness.audit.families import Family
 from harness.audit.models import Model, stored_dtype, stored_range
-from harness.config import VariantSpec
+from harness.config.config import VariantSpec
 from harness.records import Finding
 
 _FP16_MAX = 65504.0

@@ -38,11 +38,11 @@ def describe(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out the verb; 0 only if every pair was accepted."""
+    from harness.api.goldens import GoldenError, accept, read_golden, refuse_in_ci
     from harness.errors import EXIT_EQUIVALENT, EXIT_UNDECIDED
-    from harness.goldens import GoldenError, accept, read_golden, refuse_in_ci
     from harness.records import EQUIVALENT
     from harness.report.reading import RunFiles
-    from harness.store import Store
+    from harness.store.store import Store
 
     refuse_in_ci()
     files = RunFiles.open(args.folder, args.store or Path())

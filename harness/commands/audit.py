@@ -94,9 +94,9 @@ def _settings(args: argparse.Namespace) -> int:
     import json
 
     from harness.audit.hazards import hazards
-    from harness.compose import compose_tree
-    from harness.config import build
-    from harness.folders import conf_folders
+    from harness.config.compose import compose_tree
+    from harness.config.config import build
+    from harness.config.folders import conf_folders
     from harness.report.text import counted, visible
 
     found = hazards(build(compose_tree(args.what, conf_folders(args.config_dir))))

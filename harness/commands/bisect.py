@@ -13,7 +13,7 @@ from harness.commands.settings import add_settings, carry_out
 from harness.errors import EXIT_DIFFERENT, EXIT_EQUIVALENT, ConfigError
 
 if TYPE_CHECKING:
-    from harness.config import RunConfig
+    from harness.config.config import RunConfig
     from harness.localize.bisection import Bisection
 
 _EXAMPLES = """\

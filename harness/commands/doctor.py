@@ -12,7 +12,7 @@ from harness.commands.output import console
 from harness.errors import EXIT_EQUIVALENT, EXIT_USAGE
 
 if TYPE_CHECKING:
-    from harness.doctor import Row
+    from harness.doctor.doctor import Row
 
 _EXAMPLES = """\
 examples:
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     """Carry out the verb."""
     import json
 
-    from harness.doctor import examine
+    from harness.doctor.doctor import examine
 
     def announce(what: str) -> None:
         print(f"trying {what}", file=sys.stderr, flush=True)

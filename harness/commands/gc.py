@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from harness.commands.output import add_store, opened
 
 if TYPE_CHECKING:
-    from harness.store import Store
-    from harness.upkeep import Rubbish
+    from harness.store.store import Store
+    from harness.store.upkeep import Rubbish
 
 _EXAMPLES = """\
 examples:
@@ -47,7 +47,8 @@ def describe(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out the verb."""
-    from harness import store_runs, upkeep
+    from harness.store import runs as store_runs
+    from harness.store import upkeep
 
     store = opened(args.store)
     with ExitStack() as stack:
@@ -76,7 +77,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _unused(store: Store, args: argparse.Namespace) -> list[Rubbish]:
-    from harness import store_runs, upkeep
+    from harness.store import runs as store_runs
+    from harness.store import upkeep
 
     uses = store_runs.uses(store, args.results, args.forget_missing)
     return list(upkeep.unused(store, uses))

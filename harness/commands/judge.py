@@ -12,9 +12,9 @@ from harness.commands.settings import add_settings, carry_out
 from harness.errors import ParityError
 
 if TYPE_CHECKING:
-    from harness.config import RunConfig
+    from harness.config.config import RunConfig
     from harness.records import RunResult
-    from harness.session import Until
+    from harness.verdict.session import Until
 
 _EXAMPLES = """\
   parity judge experiment=demo
@@ -45,7 +45,8 @@ def job(config: RunConfig, request: Request) -> int:
 def judged(config: RunConfig, request: Request, until: Until = "judge") -> tuple[Path, RunResult]:
     """Render and judge with progress on stderr, print the matrix, return run folder and result."""
 
-    from harness import report, session
+    from harness import report
+    from harness.verdict import session
 
     with report.Progress(board=board(request)) as progress:
         folder, result = session.run(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from harness.commands.output import add_store, opened
 
 if TYPE_CHECKING:
-    from harness.index import Row
+    from harness.store.index import Row
 
 _EXAMPLES = """\
 examples:
@@ -35,7 +35,7 @@ def describe(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out the verb."""
-    from harness.index import listing
+    from harness.store.index import listing
 
     store = opened(args.store)
     rows = [row for row in listing(store) if args.status in (None, row.status)]

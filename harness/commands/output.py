@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from harness.store import Store
+    from harness.store.store import Store
 
 PIPE_WIDTH = 110
 """Columns where nothing says how many there are; rich would take 80 and break the matrix."""
@@ -39,7 +39,7 @@ def add_store(parser: argparse.ArgumentParser) -> None:
 def opened(root: Path) -> Store:
     """The store at `root`. Raises: StoreError, when there is none."""
     from harness.errors import StoreError
-    from harness.store import Store
+    from harness.store.store import Store
 
     if not root.is_dir():
         raise StoreError(

@@ -10,7 +10,7 @@ from harness.commands.request import Request
 from harness.commands.settings import add_settings, carry_out
 
 if TYPE_CHECKING:
-    from harness.config import RunConfig
+    from harness.config.config import RunConfig
 
 _EXAMPLES = """\
   parity probe 'case=[micro_2b]' 'candidate=[sat]'

@@ -10,7 +10,7 @@ from harness.commands.settings import add_settings, carry_out
 from harness.errors import EXIT_EQUIVALENT, EXIT_UNDECIDED, EXIT_USAGE
 
 if TYPE_CHECKING:
-    from harness.config import RunConfig
+    from harness.config.config import RunConfig
     from harness.report import Progress
 
 _EXAMPLES = """\
@@ -51,7 +51,8 @@ class _Tally:
 
 def job(config: RunConfig, request: Request) -> int:
     """One configuration, up to its renders."""
-    from harness import report, session
+    from harness import report
+    from harness.verdict import session
 
     with report.Progress(board=board(request)) as progress:
         tally = _Tally(progress)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from harness.board import Board
-    from harness.config import RunConfig
+    from harness.config.config import RunConfig
     from harness.records import Finding
-    from harness.runner import SweepShare
+    from harness.render.board import Board
+    from harness.render.runner import SweepShare
 
 
 @dataclass(frozen=True)

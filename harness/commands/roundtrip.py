@@ -12,7 +12,7 @@ from harness.errors import ParityError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from harness.roundtrip import RoundTripResult, TensorChange
+    from harness.audit.roundtrip import RoundTripResult, TensorChange
 
 _EXAMPLES = """\
 examples:
@@ -64,7 +64,7 @@ def describe(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out the verb."""
-    from harness.roundtrip import round_trip
+    from harness.audit.roundtrip import round_trip
 
     result = round_trip(_request(args), args.python, args.timeout_s)
     _print(result)

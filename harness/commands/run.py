@@ -9,7 +9,7 @@ from harness.commands.request import Request
 from harness.commands.settings import add_settings, carry_out
 
 if TYPE_CHECKING:
-    from harness.config import RunConfig
+    from harness.config.config import RunConfig
 
 _EXAMPLES = """\
   parity run experiment=demo

@@ -14,7 +14,7 @@ from harness.errors import EXIT_EQUIVALENT, EXIT_UNDECIDED
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from harness.config import RunConfig
+    from harness.config.config import RunConfig
     from harness.records import PairResult
 
 _EXAMPLES = """\
@@ -41,7 +41,8 @@ def run(args: argparse.Namespace) -> int:
 def job(config: RunConfig, request: Request) -> int:
     """One configuration, up to its scores."""
 
-    from harness import report, session
+    from harness import report
+    from harness.verdict import session
 
     with report.Progress(board=board(request)) as progress:
         _, result = session.run(

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.commands.request import Job, Request, warning
-from harness.folders import choices, conf_folders, groups
+from harness.config.folders import choices, conf_folders, groups
 
 if TYPE_CHECKING:
-    from harness.config import RunConfig
+    from harness.config.config import RunConfig
 
 _SETTINGS = """\
 settings are Hydra overrides, and follow the verb in any order:
@@ -58,9 +58,9 @@ def add_settings(parser: argparse.ArgumentParser, description: str, examples: st
 def carry_out(args: argparse.Namespace, verb: str, job: Job) -> int:
     """Compose what `args` says and do `job` once, or once for each combination of a sweep."""
     from harness.audit.hazards import hazards
-    from harness.compose import compose_tree
-    from harness.config import build
-    from harness.environment import check_environment
+    from harness.config.compose import compose_tree
+    from harness.config.config import build
+    from harness.doctor.environment import check_environment
 
     request = Request(tuple(args.settings), tuple(args.plugin), _command_line(args, verb))
     folders = conf_folders(args.config_dir)
@@ -82,7 +82,7 @@ def _check_plugins(plugins: tuple[str, ...]) -> None:
     if not plugins:
         return
     from harness.errors import ConfigError
-    from harness.keys import plugin_digest
+    from harness.store.keys import plugin_digest
 
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))

@@ -20,9 +20,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from harness.audit.hazards import hazards
-from harness.board import Board
 from harness.commands.request import Job, Request, warning
-from harness.compose import (
+from harness.config.compose import (
     CONFIG_NAME,
     VERSION_BASE,
     compose_tree,
@@ -31,7 +30,7 @@ from harness.compose import (
     sweep_folder,
     to_tree,
 )
-from harness.config import RunConfig, build
+from harness.config.config import RunConfig, build
 from harness.errors import (
     EXIT_DIFFERENT,
     EXIT_EQUIVALENT,
@@ -41,11 +40,12 @@ from harness.errors import (
     ParityError,
 )
 from harness.failures import EXIT_INTERRUPTED, guarded
-from harness.finished import Outcome, fingerprint, recall, remember
-from harness.plan import make_plan
-from harness.runner import SweepShare, now
-from harness.store import Store, content_key
-from harness.store_runs import at_work
+from harness.render.board import Board
+from harness.render.finished import Outcome, fingerprint, recall, remember
+from harness.render.plan import make_plan
+from harness.render.runner import SweepShare, now
+from harness.store.runs import at_work
+from harness.store.store import Store, content_key
 
 _WORST_FIRST = (EXIT_DIFFERENT, EXIT_USAGE, EXIT_UNDECIDED, EXIT_EQUIVALENT)
 

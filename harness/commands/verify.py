@@ -34,7 +34,7 @@ def describe(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out the verb."""
-    from harness.upkeep import verify
+    from harness.store.upkeep import verify
 
     counts: dict[str, Counter[str]] = {
         state: Counter() for state in ("whole", "damaged", "unreadable")

@@ -12,7 +12,7 @@ from harness.errors import explained_writing
 from harness.export.schema import TABLES, arrow_schema, as_markdown
 from harness.records import PairResult, RenderRecord, RunResult
 from harness.report.reading import RunFiles
-from harness.store import Store
+from harness.store.store import Store
 
 Row = dict[str, Any]
 _BATCH_ROWS = 10_000

@@ -25,7 +25,7 @@ from harness.report.matrix import Row
 from harness.report.plain import describe_pair
 from harness.report.reading import read_result
 from harness.report.scores import read_metrics
-from harness.store import Store
+from harness.store.store import Store
 
 _LONGEST_TAG = 4000
 Metric = tuple[str, float, int]

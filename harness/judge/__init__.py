@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from backends.base import Case
-from harness.frames import read_frames
 from harness.judge.causes import causes, obscured, summarise
 from harness.judge.coverage import of_checks, of_pipelines, of_runs
 from harness.judge.decide import decide, equal_bits, missing, under_declared
@@ -28,7 +27,7 @@ from harness.judge.parting import parting
 from harness.judge.quality import quality_shift
 from harness.judge.skipped import SKIPPED
 from harness.metrics.readings import VideoReadings, hard_failures
-from harness.native_probe import read_trace
+from harness.probe.native import read_trace
 from harness.records import (
     Coverage,
     Effect,
@@ -40,10 +39,11 @@ from harness.records import (
     SeedDistances,
     VerdictName,
 )
-from harness.store import Store
+from harness.render.frames import read_frames
+from harness.store.store import Store
 
 if TYPE_CHECKING:
-    from harness.comparison import Local
+    from harness.verdict.pair import Local
 
 Metrics = Mapping[str, Mapping[str, object]]
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.judge.limits import UNIT_ROUNDOFF, relative
-from harness.prober import Answers
+from harness.probe.prober import Answers
 from harness.records import Component, Coverage, Evidence
 
 CHECK = "exact.arguments."
@@ -40,7 +40,7 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Given:
-    """One argument as a component received it: its fact (`backends.arguments`), and its rows or None."""
+    """One argument as a component received it: its fact (`backends.stages.arguments`), and its rows."""
 
     fact: Facts
     rows: Array | None

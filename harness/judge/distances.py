@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.metrics.latents import latent_distance
-from harness.native_probe import read_trace
+from harness.probe.native import read_trace
 from harness.records import RenderRecord, SeedDistances
-from harness.store import Store
+from harness.store.store import Store
 
 
 def _relative(a: NDArray[np.float32], b: NDArray[np.float32]) -> list[float]:

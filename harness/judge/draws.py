@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from backends.base import ScheduleTable
 from backends.noise import Stage, draw_slot, standard_normal
-from backends.sketch import sketch_array
+from backends.stages.sketch import sketch_array
 from harness.judge.solver import NoiseOf, Vector, dpm_noise
 from harness.records import Evidence, RenderRecord
 

@@ -19,7 +19,7 @@ from harness.judge.draws import judge_generators
 from harness.judge.known import KnownDifference, equalised_by_match, known_difference
 from harness.judge.tables import rounded_tables
 from harness.records import Component, Finding, PipelineRecord, RenderRecord
-from harness.store import Store
+from harness.store.store import Store
 
 _LISTED = 8
 

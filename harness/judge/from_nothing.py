@@ -13,8 +13,8 @@ import numpy as np
 
 from harness.judge.draws import SAME_NOISE, StepNoise, step_noise
 from harness.judge.steps import held_against_noise, solver_gaps
-from harness.local_probe import LocalData
-from harness.prober import Answers
+from harness.probe.prober import Answers
+from harness.probe.stages import LocalData
 from harness.records import Evidence
 
 

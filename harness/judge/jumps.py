@@ -30,7 +30,7 @@ def judge_jumps(
 ) -> list[Evidence]:
     """Evidence against a step that is not among `probed`, or none.
 
-    The traces are of the two renders at `seed` (see `backends.trace`); `healthy` is e.
+    The traces are of the two renders at `seed` (see `backends.stages.trace`); `healthy` is e.
     """
     names = ("input_sketches", "velocity_sketches")
     (x, v), (y, w) = ([side[name] for name in names] for side in (reference, candidate))

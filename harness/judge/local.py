@@ -19,8 +19,8 @@ from harness.judge import schedules
 from harness.judge.known import known_difference
 from harness.judge.limits import COLLAPSE_FACTOR, UNIT_ROUNDOFF, Limit, limit, relative
 from harness.judge.steps import SOLVER_LIMIT, judge_guidance, judge_solver, solver_gaps
-from harness.local_probe import OTHER_MEMBERS, TRANSFORMER_MEMBERS, LocalData
-from harness.prober import Answers
+from harness.probe.prober import Answers
+from harness.probe.stages import OTHER_MEMBERS, TRANSFORMER_MEMBERS, LocalData
 from harness.records import Component, Evidence
 
 Array = NDArray[np.float32]

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.frames import StoredVideo
 from harness.metrics import examine, to_jsonable
 from harness.metrics.readings import VideoReadings
 from harness.records import RenderRecord
-from harness.store import Store
+from harness.render.frames import StoredVideo
+from harness.store.store import Store
 
 Scores = dict[str, list[dict[str, Any]]]
 """Metric -> one result a seed, as JSON values."""

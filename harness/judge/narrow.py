@@ -13,8 +13,8 @@ from dataclasses import replace
 
 from harness.judge.limits import relative
 from harness.judge.local import branch_distance, transformer_limits
-from harness.local_probe import LocalData
-from harness.prober import Answers
+from harness.probe.prober import Answers
+from harness.probe.stages import LocalData
 from harness.records import Evidence
 
 CHECK = "collapse.transformer"

@@ -11,17 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.base import Case, ScheduleTable
-from harness.frames import quantise
 from harness.judge.draws import tape_noise, wrong_noise
 from harness.judge.frames_fault import frames_fault
 from harness.judge.last_step import held_against_end, with_other_end
 from harness.judge.limits import UNIT_ROUNDOFF, limit, relative
 from harness.judge.solver import REPLAY_LIMIT, replay
 from harness.judge.steps import held_against_noise
-from harness.local_probe import PRECISE, TRANSFORMER_MEMBERS, LocalData
-from harness.native_probe import Links
-from harness.prober import Array
+from harness.probe.native import Links
+from harness.probe.prober import Array
+from harness.probe.stages import PRECISE, TRANSFORMER_MEMBERS, LocalData
 from harness.records import Component, Evidence, RenderRecord
+from harness.render.frames import quantise
 
 NATIVE_FACTOR = 8.0
 """Guidance amplifies the branches' rounding by an amount that depends on the latents; twice the factor

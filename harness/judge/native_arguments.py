@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from backends.base import ScheduleTable
-from backends.sketch import sketch_array
+from backends.stages.sketch import sketch_array
 from harness.judge.arguments import (
     TABLE_LIMIT,
     UNITS,

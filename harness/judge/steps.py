@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.questions import nearest
-from backends.sketch import sketch_array
+from backends.stages.questions import nearest
+from backends.stages.sketch import sketch_array
 from harness.judge.draws import StepNoise, tape_noise, wrong_noise
 from harness.judge.last_step import held_against_end, with_other_end
 from harness.judge.limits import UNIT_ROUNDOFF, relative
 from harness.judge.solver import REPLAY_LIMIT, replay
-from harness.local_probe import LocalData
-from harness.prober import Answers
+from harness.probe.prober import Answers
+from harness.probe.stages import LocalData
 from harness.records import Evidence
 
 Array = NDArray[np.float32]

@@ -8,14 +8,14 @@ from dataclasses import replace
 from typing import Any
 
 from backends.base import Case, Variant
-from harness.config import RunConfig, VariantSpec
-from harness.connect import Connector, in_own_process
+from harness.config.config import RunConfig, VariantSpec
 from harness.localize.hybrids import Hybrids, Side, differing
 from harness.localize.search import culprits, shapley
-from harness.prober import Prober, Target
+from harness.probe.prober import Prober, Target
 from harness.records import Record
-from harness.store import Store
-from harness.worker_client import RemoteError
+from harness.store.store import Store
+from harness.workers.client import RemoteError
+from harness.workers.connect import Connector, in_own_process
 
 MOST_SHARED = 6
 """Exact shares need 2^n runs."""

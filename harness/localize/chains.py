@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
-from backends.questions import Question
+from backends.stages.questions import Question
 from harness.records import Component
 
 EXCHANGED: tuple[Component, ...] = (

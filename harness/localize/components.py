@@ -20,19 +20,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.base import ScheduleTable
-from backends.questions import Question
+from backends.stages.questions import Question
 from harness.errors import WorkerError
 from harness.judge.causes import obscured, summarise
 from harness.judge.limits import relative
-from harness.local_probe import FULL_PRECISION, LocalData, reduced_precision, share_inputs
 from harness.localize.chains import EXCHANGED, Call, Chains, image, start
 from harness.localize.search import shapley
-from harness.prober import Answers, Array, Prober, Shared, Target
+from harness.probe.prober import Answers, Array, Prober, Shared, Target
+from harness.probe.stages import FULL_PRECISION, LocalData, reduced_precision, share_inputs
 from harness.records import Component, Evidence, PairResult, Share
-from harness.worker_client import RemoteError
+from harness.workers.client import RemoteError
 
 if TYPE_CHECKING:
-    from harness.comparison import Local
+    from harness.verdict.pair import Local
 
 MOST_COMPONENTS = 6
 """Exact shares need 2^n runs."""

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from backends.base import Case
-from backends.questions import Question
+from backends.stages.questions import Question
 from harness.errors import ConfigError
 from harness.judge.limits import limit, relative
-from harness.local_probe import OTHER_MEMBERS
-from harness.plan import probe_steps
-from harness.prober import Answers, Array, Prober, Shared, Target
-from harness.worker_client import RemoteError
+from harness.probe.prober import Answers, Array, Prober, Shared, Target
+from harness.probe.stages import OTHER_MEMBERS
+from harness.render.plan import probe_steps
+from harness.workers.client import RemoteError
 
 _REFUSALS = frozenset({"InvalidRequest", "Unsupported"})
 

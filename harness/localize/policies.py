@@ -15,11 +15,11 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from backends.base import Case, ScheduleTable
-from backends.questions import Question
+from backends.stages.questions import Question
 from harness.judge.known import KnownDifference
-from harness.local_probe import share_inputs
 from harness.localize.search import shapley
-from harness.prober import Prober, Shared, Target
+from harness.probe.prober import Prober, Shared, Target
+from harness.probe.stages import share_inputs
 
 STEPS = 10
 """Runs are this short at most: 2^n of them are made, and a share hardly depends on their number."""

@@ -15,8 +15,8 @@ from pathlib import Path
 import imageio.v3 as iio
 import numpy as np
 
-from harness.frames import Uint8Frames, read_frames
 from harness.records import RenderRecord
+from harness.render.frames import Uint8Frames, read_frames
 from harness.report.reading import Renders
 
 _REEL_PIXELS = 4_000_000

@@ -21,7 +21,7 @@ from harness.report.text import visible
 
 
 class SweepBoard(Protocol):
-    """What a sweep's workers know of each other; see `harness.board`."""
+    """What a sweep's workers know of each other; see `harness.render.board`."""
 
     @property
     def worker(self) -> str: ...

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from harness.errors import StoreError
 from harness.records import PairResult, PipelineRecord, RenderRecord, RunResult
 from harness.report.costs import PairCosts, compare_costs
-from harness.store import Store
+from harness.store.store import Store
 
 
 class Renders:

@@ -17,8 +17,8 @@ import imageio.v3 as imageio
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.frames import write_preview
 from harness.metrics import Score, score_pair
+from harness.render.frames import write_preview
 
 Pixels = NDArray[np.uint8]
 Latents = NDArray[np.float32]

@@ -10,22 +10,22 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from harness import session
-from harness.compose import compose_tree
-from harness.config import RunConfig, build
-from harness.connect import in_process
+from harness.config.compose import compose_tree
+from harness.config.config import RunConfig, build
+from harness.config.folders import conf_folders
 from harness.errors import ParityError
-from harness.folders import conf_folders
-from harness.frames import read_frames
-from harness.native_probe import read_trace
-from harness.plan import make_plan
+from harness.probe.native import read_trace
 from harness.records import Component, PairResult, Record, VerdictName
-from harness.runner import ExecutionSettings, render
+from harness.render.frames import read_frames
+from harness.render.plan import make_plan
+from harness.render.runner import ExecutionSettings, render
 from harness.selftest.gates import Latents, usual_gates
 from harness.selftest.margins import margins
 from harness.selftest.row import Fault, Healthy
 from harness.selftest.setting import Setting
-from harness.store import Store
+from harness.store.store import Store
+from harness.verdict import session
+from harness.workers.connect import in_process
 
 CAUGHT: frozenset[VerdictName] = frozenset({"bug", "broken"})
 

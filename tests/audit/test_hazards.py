@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from audit_models import Model
 
-from harness import session
 from harness.audit.hazards import hazards
 from harness.cli import main
-from harness.compose import compose_tree
-from harness.config import RunConfig, build
+from harness.config.compose import compose_tree
+from harness.config.config import RunConfig, build
+from harness.config.folders import choices, conf_folders
 from harness.errors import ParityError
-from harness.folders import choices, conf_folders
 from harness.records import Finding
+from harness.verdict import session
 
 FIVE_B = "THUDM/CogVideoX-5b"
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from backends.convolutions import accumulate_in_float32
+from backends.stages.convolutions import accumulate_in_float32
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from backends.errors import TapeError
-from backends.intercept import draws_from
 from backends.noise import NoiseTape, standard_normal
+from backends.stages.intercept import draws_from
 
 SLOT = 1 << 48  # stage "step", step 0, first draw
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from backends import registry
-from backends.answers import Answers, answer
 from backends.base import Case, Inputs, Pipeline
 from backends.errors import InvalidRequest
-from backends.questions import Question
+from backends.stages.answers import Answers, answer
+from backends.stages.questions import Question
 
 CASE = Case(
     name="tiny", model="micro-2b", prompt="a red circle moving left", negative_prompt="", frames=9,

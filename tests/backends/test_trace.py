@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from backends.base import Prediction, TraceOptions
 from backends.checkpoints.tensors import digest
-from backends.trace import TraceRecorder, sketch
+from backends.stages.trace import TraceRecorder, sketch
 
 
 def test_digest_sees_value_shape_and_dtype() -> None:

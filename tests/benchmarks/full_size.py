@@ -20,8 +20,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from backends.checkpoints.mapping import transformer_table
 from backends.checkpoints.rules import Rule, Table
-from backends.sat.checkpoint import TRANSFORMER_PREFIX
-from backends.sat.config import TransformerConfig
+from backends.checkpoints.sat.checkpoint import TRANSFORMER_PREFIX
+from backends.checkpoints.sat.config import TransformerConfig
 
 LAYERS, HIDDEN, TEXT, TIME = 42, 3072, 4096, 512
 _SHARD_BLOCKS = 4

@@ -31,8 +31,8 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from backends.checkpoints.mapping import transformer_table
+from backends.checkpoints.sat.config import GuidanceConfig, ScheduleConfig, TransformerConfig
 from backends.checkpoints.tensors import LazyTensors
-from backends.sat.config import GuidanceConfig, ScheduleConfig, TransformerConfig
 
 STEPS, STEP = 50, 25
 GUIDANCE = 6.0
@@ -170,8 +170,8 @@ def with_diffusers(model: Model, given: Mapping[str, Tensor]) -> dict[str, Tenso
 def with_sat(model: Model, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
     from diffusers import CogVideoXDDIMScheduler
 
-    from backends.diffusers_solver import own_table
-    from backends.sat.checkpoint import without_initialisation
+    from backends.checkpoints.sat.checkpoint import without_initialisation
+    from backends.diffusers.solver import own_table
     from backends.sat.denoiser import Denoiser
     from backends.sat.discretization import shared_table
     from backends.sat.samplers import DdimSolver

@@ -22,8 +22,8 @@ import numpy as np
 from imageio_ffmpeg import get_ffmpeg_exe
 from rows import Row, in_turns, met, met_twice, ratio, say, typical
 
-from harness.frames import StoredVideo, write_lossless
 from harness.metrics import examine, metric_names, score_candidates, score_pair
+from harness.render.frames import StoredVideo, write_lossless
 
 AREA = "metrics"
 FRAMES, HEIGHT, WIDTH = 49, 480, 720

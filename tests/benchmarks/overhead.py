@@ -3,7 +3,7 @@
     python tests/benchmarks/overhead.py [--steps 50] [--direct 3]
 
 A few percent of a long render drown in what else a machine does. So what is added is measured alone: the
-whole of `harness.runner.render` (noise tape, trace of every step, lossless video, preview, checksums,
+whole of `harness.render.runner.render` (noise tape, traces, lossless video, preview, checksums,
 record) around a pipeline that computes nothing but has the real one's latents, draws and frames. Its
 seconds of computing are then set against those of the bare pipeline. Both are also run in turns, for
 `--direct` rounds.
@@ -26,14 +26,14 @@ from rows import Row, Seconds, in_turns, met, met_twice, once, ratio, say, typic
 
 from backends.base import Inputs, Prediction
 from backends.micro import model_path
-from backends.worker import Worker, carry_out
-from harness.compose import compose_tree
-from harness.config import build
-from harness.connect import Connection
-from harness.folders import conf_folders
-from harness.plan import Plan, make_plan
-from harness.runner import ExecutionSettings, render
-from harness.store import Store
+from backends.worker.worker import Worker, carry_out
+from harness.config.compose import compose_tree
+from harness.config.config import build
+from harness.config.folders import conf_folders
+from harness.render.plan import Plan, make_plan
+from harness.render.runner import ExecutionSettings, render
+from harness.store.store import Store
+from harness.workers.connect import Connection
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "tests" / "sweeps"), str(ROOT / "tests" / "sweeps" / "fake")]

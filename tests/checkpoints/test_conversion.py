@@ -15,10 +15,11 @@ from diffusers import CogVideoXPipeline, DiffusionPipeline
 from safetensors.torch import load_file, save_file
 from tiny_pipelines import KINDS
 
-from backends.checkpoints import ConversionReport, canonical_state, convert, digest, weight_files
-from backends.checkpoints.sat_folder import open_sat
+from backends.checkpoints import ConversionReport, canonical_state, convert, digest
+from backends.checkpoints.diffusers import weight_files
+from backends.checkpoints.sat.folder import open_sat
+from backends.checkpoints.sat.yaml_reader import read_config
 from backends.errors import CheckpointError, Unsupported
-from backends.sat.yaml_reader import read_config
 
 PREFIX = "model.diffusion_model."
 MICRO = Path(__file__).parents[2] / "backends" / "micro" / "weights"

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from backends.checkpoints.mapping import transformer_table, vae_table
 from backends.checkpoints.one_sided import one_sided
+from backends.checkpoints.sat.config import TransformerConfig, VaeConfig
 from backends.checkpoints.tensors import digest
 from backends.errors import CheckpointError
-from backends.sat.config import TransformerConfig, VaeConfig
 
 GOLDEN: dict[str, dict[str, list[int]]] = json.loads(
     (Path(__file__).parent / "golden_sat_names.json").read_text()

@@ -6,7 +6,7 @@ from typing import Any
 from contract_driving import Driven, case, native
 
 from backends.base import Identity, Pipeline
-from backends.diffusers_pipeline import DiffusersBackend
+from backends.diffusers.adapter import DiffusersBackend
 
 CASE = case(32, model="micro-5b", sampler="dpm")
 

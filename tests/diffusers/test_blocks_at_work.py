@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from backends.blocks_at_work import counting
-from backends.diffusers_acceleration import _compile  # pyright: ignore[reportPrivateUsage]
+from backends.diffusers.acceleration import _compile  # pyright: ignore[reportPrivateUsage]
 
 
 class _Block(nn.Module):

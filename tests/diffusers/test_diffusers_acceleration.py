@@ -11,8 +11,8 @@ from small_renders import CASE, Full, opened
 from torch import Tensor
 
 from backends.base import Case, Inputs
-from backends.diffusers_options import ATTENTION
-from backends.diffusers_pipeline import DiffusersBackend
+from backends.diffusers.adapter import DiffusersBackend
+from backends.diffusers.options import ATTENTION
 from backends.errors import InvalidRequest, MissingPrerequisite, Unsupported
 
 # So many steps that a cache reuses something; first_block does where a step changes little.

@@ -17,8 +17,8 @@ sys.path.append(str(Path(__file__).parents[1] / "checkpoints"))
 from loras import header, lora_tensors, save_lora
 
 from backends.base import Identity, Inputs
-from backends.diffusers_options import PLACEMENTS
-from backends.diffusers_pipeline import DiffusersBackend
+from backends.diffusers.adapter import DiffusersBackend
+from backends.diffusers.options import PLACEMENTS
 from backends.errors import CheckpointError, InvalidRequest, MissingPrerequisite
 from backends.noise import standard_normal
 

@@ -7,8 +7,8 @@ import torch
 from contract_driving import assert_same, native
 from small_renders import CASE, Full, opened
 
-from backends.diffusers_options import PLACEMENTS
-from backends.diffusers_pipeline import DiffusersBackend
+from backends.diffusers.adapter import DiffusersBackend
+from backends.diffusers.options import PLACEMENTS
 from backends.errors import InvalidRequest, Unsupported
 
 OFFLOADED = [kind for kind in PLACEMENTS if kind != "full"]

@@ -13,10 +13,10 @@ from diffusers import CogVideoXTransformer3DModel
 from small_renders import CASE, Full, opened
 
 from backends.base import Inputs
-from backends.diffusers_options import DiffusersOptions, parse_options
+from backends.diffusers.options import DiffusersOptions, parse_options
 from backends.errors import InvalidRequest, MissingPrerequisite
 from backends.micro import model_path
-from backends.runtime import in_force
+from backends.stages.runtime import in_force
 
 CONF = Path(__file__).parents[2] / "conf" / "backend"
 

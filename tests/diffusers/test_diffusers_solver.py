@@ -9,7 +9,7 @@ from diffusers import CogVideoXDDIMScheduler, CogVideoXDPMScheduler
 from small_renders import CASE, Full, opened
 
 from backends.base import Inputs, ScheduleTable
-from backends.diffusers_solver import Solver, own_table
+from backends.diffusers.solver import Solver, own_table
 from backends.errors import InvalidRequest, TapeError
 from backends.noise import NoiseTape, standard_normal
 
@@ -28,7 +28,7 @@ def _run(kind: type, steps: int, table: ScheduleTable | None) -> torch.Tensor:
     scheduler = kind(**SETTINGS)
     tape, shape = NoiseTape(3), (1, 2, 3, 4, 4)
     solver = Solver(scheduler, steps, steps, table, torch.float32, imposed=False)
-    from backends.intercept import draws_from
+    from backends.stages.intercept import draws_from
 
     latents = torch.from_numpy(standard_normal(0, 0, shape))
     clean = None

@@ -13,10 +13,10 @@ from diffusers import (
 )
 from small_renders import CASE, opened
 
-from backends.convolutions import accumulate_in_float32
 from backends.micro import model_path
 from backends.noise import standard_normal
-from backends.pictures import read_clip, read_picture
+from backends.stages.convolutions import accumulate_in_float32
+from backends.stages.pictures import read_clip, read_picture
 
 
 @pytest.mark.parametrize("model", ["micro-2b", "micro-5b"])

@@ -9,8 +9,8 @@ import torch
 from contract_driving import native
 from small_renders import CASE, Full, opened
 
-from backends.diffusers_options import PLACEMENTS
-from backends.offload_audit import OffloadAudit, audit_offload
+from backends.diffusers.options import PLACEMENTS
+from backends.stages.weights_in_use import OffloadAudit, audit_offload
 
 BLOCK = "transformer.transformer_blocks.3"
 

@@ -9,11 +9,11 @@ import torch
 from contract_driving import native
 from small_renders import CASE, Full, opened
 
-from backends import patches
 from backends.errors import InvalidRequest
+from backends.worker import patches
 
 PLUGIN = """
-from backends.patches import patch
+from backends.worker.patches import patch
 
 @patch("{name}_in_place")
 def in_place(pipeline):

@@ -17,9 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 from backends.base import Case, Inputs
-from backends.diffusers_solver import own_table
-from backends.intercept import draws_from
+from backends.diffusers.solver import own_table
 from backends.noise import NoiseTape, Stage, expected_step_draws
+from backends.stages.intercept import draws_from
 
 LATENTS, FRAMES = 1e-5, 1e-4
 """Largest relative L2 distance; three steps at float32."""

@@ -23,13 +23,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from backends import patches, registry
+from backends import registry
 from backends.base import Case, Inputs, Pipeline, Prediction
-from backends.environment import describe
 from backends.noise import NoiseTape
-from harness.compose import compose_tree
-from harness.config import RunConfig, build
-from harness.folders import conf_folders
+from backends.worker import patches
+from backends.worker.environment import describe
+from harness.config.compose import compose_tree
+from harness.config.config import RunConfig, build
+from harness.config.folders import conf_folders
 from harness.selftest.catalogue import faults, healthy
 from harness.selftest.row import Fault
 from harness.selftest.setting import Setting

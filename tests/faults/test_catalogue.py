@@ -10,9 +10,10 @@ import pytest
 from diffusers import CogVideoXTransformer3DModel
 from liveness import TABLE, composed, harmless, place, settings_of
 
-from backends import patches, registry
+from backends import registry
 from backends.base import Case, Pipeline
 from backends.faults.pairs import PAIRS
+from backends.worker import patches
 from harness.records import Component, VerdictName
 from harness.selftest.catalogue import faults, healthy, pairs
 from harness.selftest.choose import choose

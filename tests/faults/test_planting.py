@@ -5,9 +5,10 @@ import torch
 from contract_driving import assert_same, case, native, staged
 from liveness import measured
 
-from backends import patches, registry
+from backends import registry
 from backends.base import Pipeline
 from backends.faults.attention import Processor, install
+from backends.worker import patches
 from harness.selftest.catalogue import faults
 from harness.selftest.row import Fault
 

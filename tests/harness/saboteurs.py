@@ -5,7 +5,7 @@ import time
 
 import torch
 
-from backends.patches import patch
+from backends.worker.patches import patch
 
 
 def _on_transformer(pipeline, act) -> None:

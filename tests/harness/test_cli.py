@@ -15,11 +15,12 @@ import pytest
 
 import harness
 from backends.errors import MissingPrerequisite
-from harness import report, session
+from harness import report
 from harness.cli import main
-from harness.config import RunConfig
+from harness.config.config import RunConfig
 from harness.errors import WorkerError
 from harness.records import RunResult
+from harness.verdict import session
 
 VERBS = ("run", "render", "score", "judge", "report", "convert", "doctor", "ls")
 Fake = Callable[[RunConfig], tuple[Path, RunResult | None]]

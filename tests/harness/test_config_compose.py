@@ -6,10 +6,10 @@ import pytest
 
 import harness
 from harness.audit.hazards import hazards
-from harness.compose import compose_tree
-from harness.config import RunConfig, build
+from harness.config.compose import compose_tree
+from harness.config.config import RunConfig, build
+from harness.config.folders import choices, conf_folders, shipped_folder
 from harness.errors import ConfigError
-from harness.folders import choices, conf_folders, shipped_folder
 
 SHIPPED = conf_folders(None)
 FACTORS = ("text", "unconditional", "schedule", "latent_dtype", "image")

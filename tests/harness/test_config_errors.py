@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from harness import session
 from harness.cli import main
+from harness.verdict import session
 
 CASE = "cases.micro_2b_quick"
 

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 import harness
-from backends import environment
-from backends.environment import Gpu, gpus
-from harness import devices
+from backends.worker import environment
+from backends.worker.environment import Gpu, gpus
+from harness.workers import devices
 
 TAKE = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
-from backends.environment import Gpu
-from harness import devices
+from backends.worker.environment import Gpu
+from harness.workers import devices
 print(devices._take([Gpu("GPU-0", "A"), Gpu("GPU-1", "A")]), flush=True)
 time.sleep(60)
 """

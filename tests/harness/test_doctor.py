@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 
 import pytest
 
-from harness import doctor
 from harness.cli import main
-from harness.doctor import Row
+from harness.doctor import doctor
+from harness.doctor.doctor import Row
 from harness.errors import WorkerError
-from harness.worker_client import RemoteError
+from harness.workers.client import RemoteError
 
 
 def failure(outcome: str, kind: str, message: str) -> RemoteError:

@@ -1,4 +1,4 @@
-"""`harness.frames`: rounding, identity, storage to the bit, previews."""
+"""`harness.render.frames`: rounding, identity, storage to the bit, previews."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from harness.errors import StoreError
-from harness.frames import (
+from harness.render.frames import (
     NOT_FINITE_COLOUR,
     FramesError,
     frames_sha256,
@@ -162,5 +162,7 @@ def test_preview_has_even_size_every_frame_and_true_colours(
 
 
 def test_the_module_needs_no_torch():
-    program = "import sys, harness.frames; sys.exit(bool({'torch', 'pandas'} & set(sys.modules)))"
+    program = (
+        "import sys, harness.render.frames; sys.exit(bool({'torch', 'pandas'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

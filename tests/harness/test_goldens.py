@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.goldens import Golden, GoldenError, GoldenRender, accept, check, read_golden
-from harness.store import Store
+from harness.api.goldens import Golden, GoldenError, GoldenRender, accept, check, read_golden
+from harness.store.store import Store
 
 
 @pytest.fixture(autouse=True)

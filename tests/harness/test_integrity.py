@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.integrity import SUMS, damage, seal
 from harness.records import PipelineRecord, RenderRecord
-from harness.store import Store
+from harness.store.integrity import SUMS, damage, seal
+from harness.store.store import Store
 
 KEY = "ab" * 32
 FILES = {

@@ -16,7 +16,7 @@ from harness.records import (
     RenderRecord,
     SeedDistances,
 )
-from harness.session import exit_code
+from harness.verdict.session import exit_code
 
 
 def _distance(gap: float | None = 0.0, equal: bool = True) -> SeedDistances:

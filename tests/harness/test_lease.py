@@ -9,12 +9,12 @@ import time
 from pathlib import Path
 
 import harness
-from harness.lease import Leases
+from harness.store.lease import Leases
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from harness.lease import Leases
+from harness.store.lease import Leases
 with Leases(Path(sys.argv[1])).attempt("k") as mine:
     print(mine, flush=True)
     time.sleep(60)

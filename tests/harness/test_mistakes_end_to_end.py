@@ -12,7 +12,7 @@ import pytest
 
 from backends.micro import model_path
 from harness.cli import main
-from harness.store import Store
+from harness.store.store import Store
 
 QUICK = ["case=micro_2b_quick", "candidate=[diffusers_model_offload]", "judge.rerun=false",
          "metrics=[psnr]", "cases.micro_2b_quick.steps=2"]  # fmt: skip

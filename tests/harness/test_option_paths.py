@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness.keys import named_content
+from harness.store.keys import named_content
 
 
 def test_files_and_folders_count_by_content(tmp_path: Path) -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.compose import compose_tree
-from harness.config import build
-from harness.folders import conf_folders
-from harness.plan import Plan, make_plan, probe_steps
+from harness.config.compose import compose_tree
+from harness.config.config import build
+from harness.config.folders import conf_folders
+from harness.render.plan import Plan, make_plan, probe_steps
 
 
 def plan(*settings: str) -> Plan:

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import pytest
 
 SAMPLE = Path(__file__).parents[1] / "sample_repo"
-PLUGIN = ["-p", "no:parity", "-p", "harness.pytest_plugin", "-p", "no:cacheprovider", "-q"]
+PLUGIN = ["-p", "no:parity", "-p", "harness.api.pytest_plugin", "-p", "no:cacheprovider", "-q"]
 Outcomes = dict[str, str]
 Suite = Callable[..., tuple[int, Outcomes]]
 
@@ -133,7 +133,7 @@ def test_workers_of_xdist_share_store_and_goldens(suite: Suite) -> None:
 
 def test_what_is_no_pipeline_is_refused_in_words() -> None:
     from backends.errors import InvalidRequest
-    from backends.given import GivenBackend
+    from backends.stages.given import GivenBackend
 
     with pytest.raises(InvalidRequest, match="int is no pipeline: expected an object with the"):
         GivenBackend(3)

@@ -8,9 +8,9 @@ import pytest
 from backends.base import Case, TraceOptions, Variant
 from harness.judge import Renders, judge_pair
 from harness.judge.distances import compare_traces
-from harness.plan import Plan, RenderJob
-from harness.runner import ExecutionSettings, render
-from harness.store import Store
+from harness.render.plan import Plan, RenderJob
+from harness.render.runner import ExecutionSettings, render
+from harness.store.store import Store
 
 CASE = Case(
     name="tiny", model="micro-2b", prompt="a red circle moving left on a white background",

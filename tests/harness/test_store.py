@@ -8,7 +8,7 @@ import pytest
 
 from harness.errors import StoreError
 from harness.records import PipelineRecord, RenderRecord
-from harness.store import Store, content_key
+from harness.store.store import Store, content_key
 
 
 def _record(key: str, status: str = "ok") -> RenderRecord:

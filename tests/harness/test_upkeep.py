@@ -10,9 +10,9 @@ from pyarrow import parquet
 
 from harness.cli import main
 from harness.export.schema import TABLES, as_markdown
-from harness.index import listing
 from harness.records import RenderRecord
-from harness.store import Store
+from harness.store.index import listing
+from harness.store.store import Store
 from tests.report.synthetic_runs import LPIPS_WEIGHTS, Synthetic, demo, lpips_missing
 
 

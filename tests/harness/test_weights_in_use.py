@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from backends.base import Case, Variant
-from harness.compose import compose_tree
-from harness.config import build
-from harness.connect import in_process
-from harness.folders import conf_folders
-from harness.offload_probe import InUse, moves_weights, weights_in_use
-from harness.prober import Prober, Target
-from harness.probing import probe_pairs
-from harness.store import Store
+from harness.config.compose import compose_tree
+from harness.config.config import build
+from harness.config.folders import conf_folders
+from harness.probe.prober import Prober, Target
+from harness.probe.weights_in_use import InUse, moves_weights, weights_in_use
+from harness.store.store import Store
+from harness.verdict.unrendered import probe_pairs
+from harness.workers.connect import in_process
 
 PLUGIN = "backends.faults.offload"
 BLOCKS = "transformer.transformer_blocks"

@@ -16,9 +16,11 @@ import pytest
 
 import harness
 from backends.base import Case, RenderRequest, TraceOptions, Variant
-from harness import interpreter, worker_fork, worker_start
 from harness.errors import WorkerError
-from harness.worker_client import RemoteError, WorkerProcess
+from harness.workers import fork as worker_fork
+from harness.workers import interpreter
+from harness.workers import start as worker_start
+from harness.workers.client import RemoteError, WorkerProcess
 
 ROOT = Path(harness.__file__).parents[1]
 CASE = Case(
@@ -43,8 +45,8 @@ time.sleep(600)
 HARNESS = """
 import sys, time
 from pathlib import Path
-from harness import worker_fork
-from harness.worker_client import WorkerProcess
+from harness.workers import fork as worker_fork
+from harness.workers.client import WorkerProcess
 with WorkerProcess(sys.argv[1], None, Path(sys.argv[2]), []) as worker:
     worker.call("describe", 60)
     started = worker._process
@@ -326,7 +328,7 @@ def test_a_forked_worker_renders_the_bits_of_a_process_of_its_own(
 @pytest.mark.slow
 def test_importing_the_stacks_starts_no_thread_of_python() -> None:
     code = (
-        "import threading\nfrom backends.preload import import_always, import_stack\n"
+        "import threading\nfrom backends.worker.preload import import_always, import_stack\n"
         "import_always()\nfor name in ('diffusers', 'sat'): import_stack(name)\n"
         "import torch, sys\nprint(threading.active_count(), 'diffusers' in sys.modules)"
     )
@@ -338,7 +340,9 @@ def test_importing_the_stacks_starts_no_thread_of_python() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
 def test_the_peak_is_not_that_of_the_process_that_started_this_one() -> None:
-    inner = "from backends.environment import peak_memory_gib; print(peak_memory_gib()['host'])"
+    inner = (
+        "from backends.worker.environment import peak_memory_gib; print(peak_memory_gib()['host'])"
+    )
     outer = (
         "import subprocess, sys\nballast = b'1' * (300 << 20)\n"
         f'subprocess.run([sys.executable, "-c", {inner!r}], check=True)'

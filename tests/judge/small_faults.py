@@ -9,7 +9,7 @@ import torch
 
 from backends.base import Pipeline
 from backends.faults.planting import become, module, on_output
-from backends.patches import patch
+from backends.worker.patches import patch
 
 
 @patch("error_doubled")

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from backends.base import Case, ScheduleTable
-from harness.local_probe import OTHER_MEMBERS, TRANSFORMER_MEMBERS, LocalData, ProbeSettings, Side
-from harness.prober import Answers
+from harness.probe.prober import Answers
+from harness.probe.stages import OTHER_MEMBERS, TRANSFORMER_MEMBERS, LocalData, ProbeSettings, Side
 from harness.records import PipelineRecord
 
 STEPS = (0, 1, 12, 25, 37, 49)

@@ -9,9 +9,9 @@ import torch
 from diffusers import CogVideoXDPMScheduler
 from torch import Tensor
 
-from backends.diffusers_solver import own_table
+from backends.diffusers.solver import own_table
 from backends.noise import draw_slot, standard_normal
-from backends.sketch import sketch_array
+from backends.stages.sketch import sketch_array
 from harness.judge.draws import foreign_draw, step_noise, wrong_noise
 from harness.judge.solver import dpm_noise
 

@@ -8,8 +8,8 @@ import torch
 from diffusers import CogVideoXDDIMScheduler, CogVideoXDPMScheduler
 
 from backends.base import ScheduleTable
-from backends.diffusers_solver import own_table
-from backends.sat.config import ScheduleConfig
+from backends.checkpoints.sat.config import ScheduleConfig
+from backends.diffusers.solver import own_table
 from backends.sat.discretization import own_table as sat_table
 from harness.judge.schedules import TOLERANCE, expected, explain, gap
 from harness.judge.solver import replay

@@ -7,15 +7,15 @@ import pytest
 from diffusers import CogVideoXDDIMScheduler
 
 from backends.base import Case
-from backends.diffusers_solver import own_table
+from backends.diffusers.solver import own_table
 from backends.noise import standard_normal
-from backends.questions import nearest
-from backends.sketch import sketch_array
+from backends.stages.questions import nearest
+from backends.stages.sketch import sketch_array
 from harness.judge.draws import tape_noise
 from harness.judge.solver import replay
 from harness.judge.steps import SOLVER_LIMIT, judge_guidance, judge_solver
-from harness.local_probe import LocalData, ProbeSettings, Side
-from harness.prober import Answers
+from harness.probe.prober import Answers
+from harness.probe.stages import LocalData, ProbeSettings, Side
 from harness.records import PipelineRecord
 
 STEPS, PROBED, SHAPE = 6, (0, 3, 5), (1, 3, 16, 8, 8)

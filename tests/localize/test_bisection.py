@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from harness.compose import compose_tree
-from harness.config import build
-from harness.connect import in_process
-from harness.folders import conf_folders
+from harness.config.compose import compose_tree
+from harness.config.config import build
+from harness.config.folders import conf_folders
 from harness.localize.bisection import bisect
 from harness.localize.search import culprits, shapley
+from harness.workers.connect import in_process
 
 KEYS = [f"k{i:02d}" for i in range(12)]
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from backends.base import Case, ScheduleTable, Variant
-from backends.questions import Question
-from harness.connect import in_process
-from harness.local_probe import LocalData, ProbeSettings, Side
+from backends.stages.questions import Question
 from harness.localize.components import Gaps, divide, measured_gaps, shares_of
-from harness.prober import Prober, Shared, Target
+from harness.probe.prober import Prober, Shared, Target
+from harness.probe.stages import LocalData, ProbeSettings, Side
 from harness.records import Component, Evidence
-from harness.store import Store
+from harness.store.store import Store
+from harness.workers.connect import in_process
 
 SEEDS = 4
 

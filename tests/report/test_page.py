@@ -10,7 +10,7 @@ from playwright.sync_api import Page
 from synthetic_runs import Synthetic, clip, distance, perturbed
 
 from harness import report
-from harness.frames import read_frames
+from harness.render.frames import read_frames
 
 pytestmark = pytest.mark.browser
 HOSTILE = (

@@ -11,11 +11,11 @@ import pytest
 from browsing import frame_shown, opened, play
 from playwright.sync_api import Page
 
-from harness import session
 from harness.cli import main
-from harness.connect import in_process
-from harness.frames import read_frames
-from harness.store import Store
+from harness.render.frames import read_frames
+from harness.store.store import Store
+from harness.verdict import session
+from harness.workers.connect import in_process
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(1800)]
 BLOCK = "transformer.transformer_blocks.3.attn1"

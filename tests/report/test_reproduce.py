@@ -5,9 +5,9 @@ import shlex
 import pytest
 from synthetic_runs import Synthetic
 
-from harness.compose import compose_tree
-from harness.config import build
-from harness.folders import conf_folders
+from harness.config.compose import compose_tree
+from harness.config.config import build
+from harness.config.folders import conf_folders
 from harness.records import RunResult
 from harness.report.reproduce import command_of_pair, command_of_run
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from backends.base import Pipeline
 from backends.faults.noise import AlteredTape
 from backends.faults.planting import altered, become, module, stack
-from backends.patches import patch
+from backends.worker.patches import patch
 
 WINDOW, STRIDE = 3, 2
 """Latent frames of a context window, and from one window to the next."""

@@ -23,7 +23,7 @@ from backends.faults.planting import (
     overwrite,
     stack,
 )
-from backends.patches import patch
+from backends.worker.patches import patch
 
 RANKS = 7
 """A degree of sequence parallelism that divides no token count of the micro models."""
@@ -162,7 +162,7 @@ def scale_dropped(pipeline: Pipeline) -> None:
 @patch("diffusers10685_lora_input_cast")
 def lora_input_cast(pipeline: Pipeline) -> None:
     """The LoRA branch's input is cast to the dtype that the weights are stored in."""
-    from backends.diffusers_lora import ADAPTER, tuned_layers
+    from backends.diffusers.lora import ADAPTER, tuned_layers
 
     for layer in tuned_layers(module(pipeline, "transformer")).values():
         on_input(layer.lora_A[ADAPTER], lambda a, k: ((_eight_bits(a[0]), *a[1:]), k))

@@ -26,7 +26,7 @@ def transformers(request: pytest.FixtureRequest) -> Any:
     from diffusers import CogVideoXTransformer3DModel
 
     from backends.checkpoints.mapping import transformer_table
-    from backends.sat.checkpoint import OPTIONAL_TRANSFORMER_KEYS, load_exactly
+    from backends.checkpoints.sat.checkpoint import OPTIONAL_TRANSFORMER_KEYS, load_exactly
     from backends.sat.transformer import DiffusionTransformer
 
     config = FAMILY[request.param]

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from backends.sat.config import (
+from backends.checkpoints.sat.config import (
     GuidanceConfig,
     ModelConfig,
     SamplerConfig,

@@ -14,11 +14,11 @@ import yaml
 from small_sat import FAMILY, MODEL
 from torch import nn
 
-from backends.checkpoints.sat_document import sat_document
+from backends.checkpoints.sat import checkpoint
+from backends.checkpoints.sat.document import sat_document
+from backends.checkpoints.sat.layout import find_parts
+from backends.checkpoints.sat.yaml_reader import read_config
 from backends.errors import CheckpointError, Unsupported
-from backends.sat import checkpoint
-from backends.sat.layout import find_parts
-from backends.sat.yaml_reader import read_config
 
 MADE: list[str] = []
 

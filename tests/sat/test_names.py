@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 from small_sat import IMAGE, PATCHED_IMAGE, PATCHED_IN_TIME, ROTARY, SIN_COS, VAE
 
-from backends.sat.config import TransformerConfig
+from backends.checkpoints.sat.config import TransformerConfig
 from backends.sat.transformer import DiffusionTransformer
 from backends.sat.vae import VideoAutoencoder
 

@@ -13,8 +13,8 @@ from diffusers.schedulers import scheduling_dpm_cogvideox
 from small_sat import SCHEDULE
 
 from backends.base import ScheduleTable
+from backends.checkpoints.sat.config import GuidanceConfig
 from backends.errors import InvalidRequest
-from backends.sat.config import GuidanceConfig
 from backends.sat.denoiser import Denoiser, guidance_scale
 from backends.sat.discretization import (
     StepTable,

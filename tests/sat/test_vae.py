@@ -18,7 +18,7 @@ def vaes() -> Any:
     from diffusers import AutoencoderKLCogVideoX
 
     from backends.checkpoints.mapping import vae_table
-    from backends.sat.checkpoint import load_exactly
+    from backends.checkpoints.sat.checkpoint import load_exactly
 
     widths = tuple(VAE.ch * m for m in VAE.ch_mult)
     other = AutoencoderKLCogVideoX(

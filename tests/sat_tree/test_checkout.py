@@ -10,8 +10,8 @@ from fake_checkout import write_checkout
 
 from backends import registry
 from backends.errors import InvalidRequest, MissingPrerequisite, Unsupported
-from backends.sat_tree import checkout
-from backends.sat_tree.checkout import CogVideoCode, code_digest, find_checkout
+from backends.sat.tree import checkout
+from backends.sat.tree.checkout import CogVideoCode, code_digest, find_checkout
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from backends.sat_tree.device import on_device
+from backends.sat.tree.device import on_device
 
 
 def test_literals_and_methods_stay_on_the_cpu() -> None:

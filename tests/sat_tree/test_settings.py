@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from backends.checkpoints.sat.layout import SatFolder
 from backends.errors import CheckpointError
-from backends.sat.layout import SatFolder
-from backends.sat_tree.settings import find_inference
+from backends.sat.tree.settings import find_inference
 
 
 def _parts(folder: Path) -> SatFolder:

@@ -23,7 +23,7 @@ from backends.base import Inputs, Pipeline, ScheduleTable
 from backends.errors import CheckpointError, InvalidRequest, Unsupported
 from backends.noise import NoiseTape
 from backends.sat.adapter import SatBackend
-from backends.sat_tree import checkout
+from backends.sat.tree import checkout
 
 STAND_IN = str(Path(__file__).parent / "stand_in")
 CPU: dict[str, Any] = {"device": "cpu"}

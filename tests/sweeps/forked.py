@@ -1,7 +1,7 @@
 """Sweeps in forked processes: torch is imported once, so a sweep of the fake backend takes a second.
 
-What runs is `harness.session.run` for every job, as a sweep's launcher calls it, with the worker inside
-the process: killing the process kills everything at once.
+What runs is `harness.verdict.session.run` for every job, as a sweep's launcher calls it, with the worker
+inside the process: killing the process kills everything at once.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ import safetensors.torch  # noqa: F401 -- here, so that no moment of a sweep goe
 from imageio_ffmpeg import get_ffmpeg_exe
 from sweeping import FAKE, content
 
-from harness import session
-from harness.compose import compose_tree
-from harness.config import build
-from harness.connect import in_process
-from harness.folders import conf_folders
-from harness.plan import make_plan
-from harness.runner import SweepShare, now
-from harness.store import content_key
+from harness.config.compose import compose_tree
+from harness.config.config import build
+from harness.config.folders import conf_folders
+from harness.render.plan import make_plan
+from harness.render.runner import SweepShare, now
+from harness.store.store import content_key
+from harness.verdict import session
+from harness.workers.connect import in_process
 
 get_ffmpeg_exe()
 """A worker inside the process reads what the process imports: all that a run imports, before it."""

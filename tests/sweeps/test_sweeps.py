@@ -14,7 +14,7 @@ import pytest
 from sweeping import ROOT, command, content, environment, noted, start, sweep
 
 from harness.cli import main
-from harness.store import Store
+from harness.store.store import Store
 
 SEEDS = "seeds=0,1,2"
 RENDERS = 9  # three variants, three seeds

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.config import CandidateSpec
+from harness.config.config import CandidateSpec
 from harness.records import EQUIVALENT, PairResult
 from tests.trust.one_thing_changes import all_changes
 from tests.trust.one_thing_pair import Change, Pair

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from backends.diffusers_options import _CHOICES, _SWITCHES, DiffusersOptions
+from backends.diffusers.options import _CHOICES, _SWITCHES, DiffusersOptions
 from tests.trust.one_thing_pair import PACKAGES, Change, Pair
 
 _WORDS: dict[str, str] = {

@@ -23,17 +23,18 @@ from diffusers import DiffusionPipeline
 
 import backends
 from backends.micro import model_path
-from harness import interpreter, session
-from harness.addresses import Addresses
-from harness.compose import compose_tree
-from harness.config import CandidateSpec, RunConfig, build
-from harness.digests import folder_digests
-from harness.folders import conf_folders
-from harness.interpreter import describe_worker
-from harness.plan import make_plan
+from harness.config.compose import compose_tree
+from harness.config.config import CandidateSpec, RunConfig, build
+from harness.config.folders import conf_folders
 from harness.records import PairResult, RenderRecord
-from harness.runner import ExecutionSettings, now, render
-from harness.store import Store
+from harness.render.addresses import Addresses
+from harness.render.plan import make_plan
+from harness.render.runner import ExecutionSettings, now, render
+from harness.store.digests import folder_digests
+from harness.store.store import Store
+from harness.verdict import session
+from harness.workers import interpreter
+from harness.workers.interpreter import describe_worker
 
 PACKAGES = ("diffusers", "transformers", "accelerate", "safetensors", "huggingface_hub")
 """The packages of the stack that the candidate has of its own."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from backends.base import Pipeline
 from backends.faults.planting import become, blocks, on_output, stack
-from backends.patches import patch
+from backends.worker.patches import patch
 
 
 def _decoded(pipeline: Pipeline, change: Any) -> None:

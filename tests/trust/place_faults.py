@@ -15,7 +15,7 @@ from backends.faults.noise import Place, Values, noise_fault
 from backends.faults.planting import become, block, module, stack
 from backends.faults.solver import on_step
 from backends.noise import draw_slot, standard_normal
-from backends.patches import patch
+from backends.worker.patches import patch
 
 
 @noise_fault("step_noise_is_initial")

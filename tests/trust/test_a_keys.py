@@ -17,17 +17,18 @@ import numpy as np
 import pytest
 import yaml
 
-from backends import reads
 from backends.base import Case, TraceOptions, Variant
-from backends.environment import lasting
 from backends.micro import model_path
-from harness import closure, interpreter
-from harness.closure import Closure
-from harness.keys import inputs_key
-from harness.plan import Plan, RenderJob
+from backends.worker import reads
+from backends.worker.environment import lasting
 from harness.records import RenderRecord
-from harness.runner import ExecutionSettings, render
-from harness.store import Store
+from harness.render.plan import Plan, RenderJob
+from harness.render.runner import ExecutionSettings, render
+from harness.store import closure
+from harness.store.closure import Closure
+from harness.store.keys import inputs_key
+from harness.store.store import Store
+from harness.workers import interpreter
 
 ROOT = Path(__file__).parents[2]
 CASE = Case(
@@ -37,7 +38,7 @@ CASE = Case(
 )  # fmt: skip
 PLUGIN = """
 from pathlib import Path
-from backends.patches import patch
+from backends.worker.patches import patch
 from .scale import SCALE
 
 @patch("scaled")
@@ -47,7 +48,7 @@ def scaled(pipeline):
 """
 POISON = """
 import torch
-from backends.patches import patch
+from backends.worker.patches import patch
 
 _linear = torch.nn.functional.linear
 torch.nn.functional.linear = lambda x, w, b=None: _linear(x, w, b) * 1.01
@@ -301,7 +302,7 @@ def test_what_ran_is_among_what_was_read(rendered: Bench) -> None:
         "safetensors/torch.py",
         "tokenizers/__init__.py",
         "libtorch_cpu.so",
-        "backends/diffusers_run.py",
+        "backends/diffusers/run.py",
         "backends/noise.py",
         "libpython|bin/python",
     ):

@@ -12,16 +12,16 @@ import pytest
 
 from backends import registry
 from backends.base import Variant
-from harness import session
-from harness.compare import Places, compare
-from harness.compose import compose_tree
-from harness.config import CandidateSpec, RunConfig, build
-from harness.connect import in_process
-from harness.folders import conf_folders
+from harness.api.compare import Places, compare
+from harness.config.compose import compose_tree
+from harness.config.config import CandidateSpec, RunConfig, build
+from harness.config.folders import conf_folders
 from harness.judge.effect import LARGEST_SHARE, share_of_unrelated
-from harness.matching import match, stage_by_stage
-from harness.plan import make_plan
 from harness.records import EQUIVALENT, PairResult
+from harness.render.plan import make_plan
+from harness.verdict import session
+from harness.verdict.matching import match, stage_by_stage
+from harness.workers.connect import in_process
 
 SMALL = (
     "case=[micro_2b_quick]", "candidate=[]", "metrics=[psnr]", "judge.rerun=false",

@@ -10,12 +10,10 @@ import numpy as np
 import pytest
 
 from backends.base import Table
-from backends.sketch import sketch_array
-from harness import session
-from harness.compose import compose_tree
-from harness.config import build
-from harness.connect import in_process
-from harness.folders import conf_folders
+from backends.stages.sketch import sketch_array
+from harness.config.compose import compose_tree
+from harness.config.config import build
+from harness.config.folders import conf_folders
 from harness.judge.coverage import not_compared, of_checks, of_pipelines, of_runs
 from harness.judge.decide import decide
 from harness.judge.exact import compare_pipelines
@@ -29,6 +27,8 @@ from harness.records import (
     SeedDistances,
 )
 from harness.report.text import coverage_sentence
+from harness.verdict import session
+from harness.workers.connect import in_process
 
 AGREES = Evidence(stage="collapse", check="collapse.x", outcome="agrees", detail="d")
 WEIGHTS = Finding(kind="weights", name="transformer.a", detail="1 of 9 weight tensors differ")

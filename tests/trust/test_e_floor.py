@@ -17,8 +17,8 @@ from synthetic_pairs import SETTINGS, STEPS, Pairs, Spread
 from harness.cli import main
 from harness.judge.local import judge_local
 from harness.judge.narrow import settle
-from harness.local_probe import LocalData, Side
-from harness.prober import Answers
+from harness.probe.prober import Answers
+from harness.probe.stages import LocalData, Side
 from harness.records import Evidence
 
 BRANCHES = f"s0.{STEPS[0]}.branches"

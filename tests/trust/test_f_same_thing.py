@@ -12,19 +12,21 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from backends import patches, registry
+from backends import registry
 from backends.base import Variant
 from backends.errors import InvalidRequest
-from harness import report, session
-from harness.compose import compose_tree
-from harness.config import RunConfig, build
-from harness.connect import in_process
-from harness.folders import conf_folders
-from harness.matching import stage_by_stage
+from backends.worker import patches
+from harness import report
+from harness.config.compose import compose_tree
+from harness.config.config import RunConfig, build
+from harness.config.folders import conf_folders
 from harness.records import RunResult
-from harness.repetition import with_repetition_said
 from harness.selftest.catalogue import faults
 from harness.selftest.row import Fault
+from harness.verdict import session
+from harness.verdict.matching import stage_by_stage
+from harness.verdict.repetition import with_repetition_said
+from harness.workers.connect import in_process
 from tests.report.synthetic_runs import Synthetic
 
 pytest_plugins = ("pytester",)
@@ -277,7 +279,7 @@ def test_the_gate_says_so_too(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(test_inner_gate=SUITE)
     port = Path(__file__).parents[1] / "sample_repo" / "port.py"
     pytester.makepyfile(port=port.read_text())
-    found = pytester.runpytest_inprocess("-p", "no:parity", "-p", "harness.pytest_plugin", "-q")
+    found = pytester.runpytest_inprocess("-p", "no:parity", "-p", "harness.api.pytest_plugin", "-q")
     found.assert_outcomes(passed=1, failed=1, skipped=1, warnings=1)
     text = found.stdout.str()
     assert "the same object: nothing was compared but repeatability" in text

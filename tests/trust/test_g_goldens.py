@@ -9,8 +9,7 @@ import imageio.v3 as imageio
 import numpy as np
 import pytest
 
-from harness.frames import Uint8Frames, frames_sha256, write_lossless
-from harness.goldens import (
+from harness.api.goldens import (
     Golden,
     GoldenError,
     accept,
@@ -20,7 +19,8 @@ from harness.goldens import (
     read_golden,
 )
 from harness.records import Frames, RenderRecord, Step
-from harness.store import Store, content_key
+from harness.render.frames import Uint8Frames, frames_sha256, write_lossless
+from harness.store.store import Store, content_key
 from tests.report.synthetic_runs import clip
 
 

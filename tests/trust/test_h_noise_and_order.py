@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from backends.intercept import draws_from
 from backends.noise import NoiseTape
+from backends.stages.intercept import draws_from
 from harness.cli import main
 
 PLUGIN = """
@@ -20,7 +20,7 @@ from torch import nn
 from backends.faults.attention import Processor, attended, install
 from backends.faults.noise import AlteredTape
 from backends.faults.planting import altered, become, module, on_output, stack
-from backends.patches import patch
+from backends.worker.patches import patch
 
 
 def _counted(pipeline, first):

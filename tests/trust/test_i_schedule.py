@@ -12,8 +12,8 @@ from diffusers import CogVideoXDDIMScheduler
 from synthetic_pairs import TABLE, Pairs, Spread
 
 from backends.base import ScheduleTable
-from backends.diffusers_solver import own_table
-from backends.sat.config import ScheduleConfig
+from backends.checkpoints.sat.config import ScheduleConfig
+from backends.diffusers.solver import own_table
 from backends.sat.discretization import own_table as sat_own_table
 from harness.cli import main
 from harness.judge.known import known_difference

@@ -17,12 +17,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from backends.answers import answer
-from backends.arguments import ArgumentRecord, Call, flattened
 from backends.base import Case, Inputs, Pipeline
-from backends.diffusers_pipeline import DiffusersBackend
-from backends.questions import Question
-from backends.worker import Worker
+from backends.diffusers.adapter import DiffusersBackend
+from backends.stages.answers import answer
+from backends.stages.arguments import ArgumentRecord, Call, flattened
+from backends.stages.questions import Question
+from backends.worker.worker import Worker
 from harness.judge.arguments import (
     CHECK,
     Called,
@@ -36,7 +36,7 @@ from harness.judge.arguments import (
 )
 from harness.judge.causes import causes
 from harness.judge.native_arguments import Handed, judge_native_arguments
-from harness.prober import Answers
+from harness.probe.prober import Answers
 from harness.records import Evidence, PipelineRecord
 
 CASE = Case(

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from harness import session
-from harness.compose import compose_tree
-from harness.config import build
-from harness.connect import in_process
-from harness.folders import conf_folders
+from harness.config.compose import compose_tree
+from harness.config.config import build
+from harness.config.folders import conf_folders
 from harness.judge.arguments import Called
 from harness.judge.skipped import judge_skipped
 from harness.records import Finding, PairResult
+from harness.verdict import session
+from harness.workers.connect import in_process
 
 DDIM = (
     "ddim_own_noise", "first_call_late_cast", "fourth_call_stale", "cache_takes_all",

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from harness import integrity, upkeep
 from harness.cli import main
 from harness.errors import UnreadableError
-from harness.lease import EXPIRY_S, Leases
 from harness.records import RenderRecord
-from harness.store import Store
-from harness.store_runs import at_work, note_renders, using
+from harness.store import integrity, upkeep
+from harness.store.lease import EXPIRY_S, Leases
+from harness.store.runs import at_work, note_renders, using
+from harness.store.store import Store
 
 
 def key(number: int) -> str:

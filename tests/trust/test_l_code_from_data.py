@@ -17,11 +17,11 @@ import pytest
 import torch
 
 import backends
-from backends.checkpoints.weight_files import read_torch_file
-from backends.diffusers_checkpoint import Source, load_pipeline
+from backends.checkpoints.diffusers.weight_files import read_torch_file
+from backends.checkpoints.sat.checkpoint import read_tensors
+from backends.diffusers.checkpoint import Source, load_pipeline
 from backends.errors import CheckpointError, MissingPrerequisite
 from backends.micro import model_path
-from backends.sat.checkpoint import read_tensors
 from backends.sat.text import TextConditioner
 from harness.cli import main
 
@@ -218,7 +218,7 @@ def test_a_tokenizer_of_sat(folder: Path, marker: Path) -> None:
 def test_a_target_in_the_yaml_that_a_checkouts_code_imports(
     tmp_path: Path, key: str, target: str
 ) -> None:
-    from backends.sat_tree.settings import refuse_foreign_targets
+    from backends.sat.tree.settings import refuse_foreign_targets
 
     nested = {"model": {key: {"params": [{"target": target, "params": {"args": ["true"]}}]}}}
     with pytest.raises(CheckpointError, match=re.escape(target)):

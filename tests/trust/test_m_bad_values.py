@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
-from harness import session
 from harness.cli import main
-from harness.compose import compose_tree
-from harness.folders import conf_folders
-from harness.memory import least_gib, machine_gib
+from harness.config.compose import compose_tree
+from harness.config.folders import conf_folders
+from harness.render.memory import least_gib, machine_gib
+from harness.verdict import session
 
 CASE = "cases.micro_2b_quick"
 LIMIT_S = 5.0

@@ -19,10 +19,10 @@ import yaml
 from model_folders import PARTS, change_settings, check, config_file, copied
 
 from backends.checkpoints import convert
+from backends.checkpoints.sat.yaml_reader import read_config
 from backends.checkpoints.sound import accepted, check_settings
 from backends.errors import CheckpointError
 from backends.micro import MODELS, checkpoint_path
-from backends.sat.yaml_reader import read_config
 from harness.cli import main
 
 NAN = math.nan

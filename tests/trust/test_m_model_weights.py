@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from backends.base import NOT_FINITE
 from backends.checkpoints import convert
-from backends.diffusers_pipeline import DiffusersBackend
+from backends.diffusers.adapter import DiffusersBackend
 from backends.errors import BackendError, CheckpointError
 from backends.micro import checkpoint_path
 from backends.sat.adapter import SatBackend

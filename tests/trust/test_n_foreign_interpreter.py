@@ -17,8 +17,8 @@ import pytest
 from backends.base import Case
 from harness.cli import main
 from harness.errors import WorkerError
-from harness.store import Store
-from harness.worker_client import RemoteError, WorkerProcess
+from harness.store.store import Store
+from harness.workers.client import RemoteError, WorkerProcess
 
 PYTHON = Path(__file__).parents[2] / ".venv-older" / "bin" / "python"
 CASE = Case(

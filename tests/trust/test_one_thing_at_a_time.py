@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from backends.diffusers_options import DiffusersOptions
-from harness import closure, keys
+from backends.diffusers.options import DiffusersOptions
 from harness.records import Coverage, PairResult
+from harness.store import closure, keys
 from tests.trust import one_thing
 from tests.trust.one_thing import outcomes, sampled, still_unchanged, tried
 from tests.trust.one_thing_changes import all_changes

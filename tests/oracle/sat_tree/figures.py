@@ -24,7 +24,7 @@ def main() -> None:
         sys.exit(HOW)
     from tree_comparisons import compare, kinds_of, open_both, schedules_agree
 
-    from backends.environment import describe
+    from backends.worker.environment import describe
 
     print(f"CogVideo {commit(folder)}, whose code renders {generation(folder)};")
     print(", ".join(f"{name} {version(name)}" for name in _PACKAGES) + ";")

@@ -17,7 +17,12 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from upstream import Upstream
 
-from backends.sat.config import GuidanceConfig, ScheduleConfig, TransformerConfig, VaeConfig
+from backends.checkpoints.sat.config import (
+    GuidanceConfig,
+    ScheduleConfig,
+    TransformerConfig,
+    VaeConfig,
+)
 from backends.sat.denoiser import Denoiser
 from backends.sat.discretization import own_table, signal_levels
 from backends.sat.engine import SatEngine
@@ -321,8 +326,8 @@ def micro(upstream: Upstream) -> Iterator[Figure]:
     Nothing for the main branch, which cannot read a 1.0 model's YAML.
     """
     from backends.checkpoints import convert
+    from backends.checkpoints.sat.layout import find_parts
     from backends.micro import model_path
-    from backends.sat.layout import find_parts
 
     for name in ("micro-2b", "micro-5b") if upstream.is_v1 else ():
         with TemporaryDirectory() as work:

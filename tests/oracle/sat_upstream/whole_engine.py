@@ -28,11 +28,11 @@ from upstream import Upstream
 
 from backends.base import Case, Inputs, Prediction
 from backends.checkpoints import convert
-from backends.intercept import draws_from
+from backends.checkpoints.sat.layout import find_parts
 from backends.micro import MODELS, model_path
 from backends.noise import NoiseTape
 from backends.sat.adapter import SatBackend
-from backends.sat.layout import find_parts
+from backends.stages.intercept import draws_from
 
 sys.path[:0] = [str(Path(__file__).parents[2] / room) for room in ("checkpoints", "family")]
 

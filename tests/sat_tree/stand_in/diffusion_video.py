@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from transformers import T5EncoderModel, T5Tokenizer
 from vae_modules.autoencoder import VideoAutoencoderInferenceWrapper
 
+from backends.checkpoints.sat.yaml_reader import read_config
 from backends.sat.denoiser import Denoiser
 from backends.sat.discretization import denoiser_levels
 from backends.sat.transformer import DiffusionTransformer
-from backends.sat.yaml_reader import read_config
 
 
 class _Embedder(nn.Module):

@@ -1,6 +1,6 @@
 """Stand-in for CogVideo's guiders."""
 
-from backends.sat.config import GuidanceConfig
+from backends.checkpoints.sat.config import GuidanceConfig
 from backends.sat.denoiser import guidance_scale
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from backends.sat.config import ScheduleConfig
+from backends.checkpoints.sat.config import ScheduleConfig
 from backends.sat.discretization import StepTable, own_table
 from backends.sat.samplers import make_solver
 from sgm.util import instantiate_from_config

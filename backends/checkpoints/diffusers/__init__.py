@@ -1,0 +1,1 @@
+"""Model folders of Diffusers' format, read and written."""

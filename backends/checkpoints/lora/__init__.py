@@ -1,0 +1,1 @@
+"""LoRA files of either format, read, written and converted."""

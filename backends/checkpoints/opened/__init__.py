@@ -1,0 +1,1 @@
+"""Any checkpoint opened for comparison, under canonical names."""

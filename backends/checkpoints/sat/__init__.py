@@ -1,0 +1,1 @@
+"""Model folders of SAT's format, read and written."""

@@ -1,0 +1,1 @@
+"""From YAML files and overrides to a typed configuration that was checked."""

@@ -1,0 +1,1 @@
+"""Questions put to a pair's pipelines, and the answers kept."""

@@ -1,0 +1,1 @@
+"""What is kept: renders and answers by content, leases, checksums, cleaning."""

@@ -1,0 +1,1 @@
+"""The harness's ends of its worker processes."""
