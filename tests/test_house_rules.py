@@ -49,6 +49,12 @@ def _sources(room: str) -> list[Path]:
     return found
 
 
+@pytest.mark.parametrize(("room", "most"), [("backends", 4), ("harness", 8)])
+def test_few_modules_lie_loose_at_the_top_of_a_room(room: str, most: int) -> None:
+    loose = [path.name for path in (ROOT / room).glob("*.py") if path.name != "__init__.py"]
+    assert 0 < len(loose) <= most, f"{room}/ has {sorted(loose)} at its top; give each a room"
+
+
 def test_no_import_circle_counting_imports_inside_functions() -> None:
     modules = {
         _module_name(path): path for room in ("backends", "harness") for path in _sources(room)

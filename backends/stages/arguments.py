@@ -21,8 +21,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from backends.base import Pipeline
-from backends.blocks_at_work import Blocks, Counter, counting
 from backends.checkpoints.tensors import digest
+from backends.stages.blocks_at_work import Blocks, Counter, counting
 from backends.stages.trace import sketch
 
 MOST_VALUES = 4096

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from backends.blocks_at_work import counting
 from backends.diffusers.acceleration import _compile  # pyright: ignore[reportPrivateUsage]
+from backends.stages.blocks_at_work import counting
 
 
 class _Block(nn.Module):
