@@ -143,10 +143,11 @@ def _installed_digest() -> str:
 
 
 def _interpreter() -> str:
-    """Which interpreter this is, and a digest of where it looks for modules."""
+    """Which interpreter this is, and a digest of its flags and of where it looks for modules."""
     lent = str(Path(backends.__file__).absolute().parents[1])
     path = [entry for entry in sys.path if entry != lent]
-    return f"{sys.executable} ({hashlib.sha256(json.dumps(path).encode()).hexdigest()[:16]})"
+    told = json.dumps([path, list(sys.flags)]).encode()
+    return f"{sys.executable} ({hashlib.sha256(told).hexdigest()[:16]})"
 
 
 def _driver(path: Path = Path("/proc/driver/nvidia/version")) -> str:

@@ -144,8 +144,8 @@ def loaded() -> dict[str, list[int]]:
             status = os.stat(path)
         except OSError:  # a library's temporary file
             continue
-        late = max(status.st_mtime_ns, status.st_ctime_ns) > _since[0]
-        found[path] = [] if late else [status.st_size, status.st_mtime_ns, status.st_ino]
+        times = [status.st_mtime_ns, status.st_ctime_ns]
+        found[path] = [] if max(times) > _since[0] else [status.st_size, status.st_ino, *times]
     return found
 
 

@@ -253,7 +253,7 @@ def _stamp(path: str) -> list[int] | None:
         status = Path(path).stat()
     except OSError:
         return None
-    return [status.st_size, status.st_mtime_ns, status.st_ino]
+    return [status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns]
 
 
 def _kill_group(pid: int) -> None:

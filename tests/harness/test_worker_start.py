@@ -168,6 +168,19 @@ def test_what_an_interpreter_exports_reaches_its_workers(
         assert _told(folder)["env"]["ATEN_CPU_CAPABILITY"] == keyed == value
 
 
+def test_the_flags_of_an_interpreter_are_in_its_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`-O` takes assertions out of a stack; the path and the versions stay."""
+    script, said = tmp_path / "python", set[str]()
+    for flags in ("", "-O", "-OO"):
+        script.write_text(f'#!/bin/sh\nexec "{sys.executable}" {flags} "$@"\n')
+        script.chmod(0o755)
+        monkeypatch.setattr(interpreter, "_said", {})
+        said.add(interpreter.describe_worker(str(script), 1)["interpreter"])
+    assert len(said) == 3
+
+
 def test_a_killed_worker_is_told_with_its_signal(tmp_path: Path, bare: str, way: str) -> None:
     log = tmp_path / "log"
     log.write_text("what was there\n")
