@@ -3,7 +3,8 @@
 tensors      each by each; those of a component that only one side was asked about are missing
 settings     missing where one side is a bare weight file
 tables       SAT's position tables: checked against the settings, or equal on both sides
-files        everything else in the components' folders (tokenizers, variants): equal as files
+files        everything else in the components' folders (variants): equal as files
+tokenizers   among the files, and compared as functions (`tokenizers.py`)
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from backends.checkpoints import Source
 from harness.audit.compare import Pair
 from harness.audit.numbers import bits_equal
 from harness.audit.places import place
+from harness.audit.tokenizers import not_opened, shared_tokenizers
 from harness.records import Coverage
 from harness.report.text import counted
 
@@ -92,7 +94,19 @@ def _tables(a: Source, b: Source) -> Coverage:
 
 def _files(a: Source, b: Source) -> Coverage:
     names = sorted(set(a.files) | set(b.files))
-    missing = [f"{name}: {why}" for name in names if (why := _unlike(name, a.files, b.files))]
+    unlike = {name: why for name in names if (why := _unlike(name, a.files, b.files))}
+    for tokenizer in shared_tokenizers(a.files, b.files):
+        # A loader may read either of several files; of one in binary form this function says nothing.
+        files = [
+            name
+            for name in unlike
+            if name.startswith(f"{tokenizer}/")
+            and (name.endswith(".json") or name not in a.files or name not in b.files)
+        ]
+        why = not_opened(a.files, b.files, tokenizer) if files else None
+        unlike |= dict.fromkeys(files, why) if why else {}
+        unlike = {name: said for name, said in unlike.items() if why or name not in files}
+    missing = [f"{name}: {why}" for name, why in unlike.items()]
     return Coverage(
         kind="files", compared=len(names) - len(missing), total=len(names), missing=missing
     )

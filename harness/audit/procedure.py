@@ -17,6 +17,7 @@ from harness.audit.positions import position_findings
 from harness.audit.records import AuditReport
 from harness.audit.settings import differing, own_faults, setting_findings, unused_keys
 from harness.audit.summary import peak_gib, summary
+from harness.audit.tokenizers import tokenizer_findings
 from harness.audit.weights import other_dtypes, weight_findings
 from harness.errors import EXIT_DIFFERENT, EXIT_EQUIVALENT, EXIT_UNDECIDED, ParityError
 from harness.records import Finding
@@ -83,6 +84,7 @@ def _audit(
         *weight_findings(found.pairs),
         *(other_dtypes(found.pairs) if dtype is not None else ()),
         *range_findings(found.pairs, dtype or ""),
+        *tokenizer_findings(a.files, b.files),
     ]
     notes = [
         *[f for side in faults for f in side if f.name not in told],

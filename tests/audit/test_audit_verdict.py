@@ -10,7 +10,9 @@ import torch
 from audit_models import Model, State
 from safetensors.torch import save_file
 
+from backends.checkpoints import convert
 from backends.errors import CheckpointError
+from backends.micro import checkpoint_path
 from harness.audit import audit
 from harness.cli import main
 from harness.errors import ParityError
@@ -27,6 +29,21 @@ def test_equal_models_of_two_formats_are_identical_up_to_layout(
         assert report.headline.startswith("IDENTICAL up to layout")
         # Query, key, value and both modulations of two blocks, weight and bias.
         assert "20 of them cut or joined" in report.headline
+
+
+def test_learned_positions_are_weights_in_either_format(tmp_path: Path) -> None:
+    """SAT's table of them has the name of one that is computed."""
+    sat, model = tmp_path / "sat", checkpoint_path("micro-5b-i2v")
+    convert(model, sat, "sat")
+    for pair in ((model, sat), (sat, model)):
+        report = audit(*pair)
+        assert report.findings == [] and report.exit_code == 0, report.findings
+    (states,) = (sat / "transformer").glob("*/*.pt")
+    content = torch.load(states, weights_only=True)
+    content["module"]["model.diffusion_model.mixins.pos_embed.pos_embedding"][0, 40] *= 2
+    torch.save(content, states)
+    (finding,) = audit(model, sat).findings
+    assert finding.name == "transformer.patch_embed.pos_embedding"
 
 
 def test_one_flipped_bit_is_a_difference(model: Model, broken: Model) -> None:

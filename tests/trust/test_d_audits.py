@@ -6,11 +6,13 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import AutoTokenizer
 
 from backends.errors import CheckpointError
 from backends.micro import model_path
@@ -114,6 +116,52 @@ def drop_tokenizer_file(folder: Path) -> None:
     (folder / "tokenizer" / "tokenizer.json").unlink()
 
 
+def damage_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer" / "tokenizer.json").write_text("{}")
+
+
+def save_tokenizer_anew(folder: Path) -> None:
+    """As CogVideo's script for conversion does, and everyone who saves a pipeline."""
+    tokenizer = AutoTokenizer.from_pretrained(str(folder / "tokenizer"))
+    shutil.rmtree(folder / "tokenizer")
+    tokenizer.save_pretrained(str(folder / "tokenizer"))
+
+
+@pytest.mark.parametrize("change", [drop_tokenizer_file, save_tokenizer_anew])
+def test_other_files_of_the_same_tokenizer_are_compared_as_a_function(
+    change: Callable[[Path], None], pair: tuple[Path, Path]
+) -> None:
+    change(pair[1])
+    report = audit(*pair)
+    assert report.findings == [] and report.exit_code == 0, not_compared(report)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda c: c["model"]["vocab"].insert(40, c["model"]["vocab"].pop(60)), "another number"),
+        (
+            lambda c: [p.__setitem__(1, -90.0) for p in c["model"]["vocab"] if len(p[0]) > 3],
+            "has other tokens",
+        ),
+        (lambda c: c.update(normalizer={"type": "Lowercase"}), "has other tokens"),
+        (lambda c: c.update(pre_tokenizer=None), "has other tokens"),
+        (lambda c: c.update(post_processor=None), "has other tokens"),
+    ],
+    ids=["two tokens exchanged", "words unlikely", "lower case", "no words", "no end"],
+)
+def test_a_tokenizer_that_is_another_function_is_a_finding(
+    change: Callable[[Any], object], says: str, pair: tuple[Path, Path]
+) -> None:
+    file = pair[1] / "tokenizer" / "tokenizer.json"
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+    report = audit(*pair)
+    (finding,) = report.findings
+    assert report.exit_code == 1 and finding.component == "text" and says in finding.detail
+
+
 def add_variant(folder: Path) -> None:
     name = "diffusion_pytorch_model.fp16.safetensors"
     save_file({"proj.weight": torch.ones(2)}, folder / "transformer" / name)
@@ -127,7 +175,7 @@ def add_loose_file(folder: Path) -> None:
     ("change", "names"),
     [
         (change_vocabulary, "tokenizer/spiece.model"),
-        (drop_tokenizer_file, "tokenizer/tokenizer.json"),
+        (damage_tokenizer, "tokenizer/tokenizer.json"),
         (add_variant, "transformer/diffusion_pytorch_model.fp16.safetensors"),
         (add_loose_file, "pytorch_lora_weights.safetensors"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,6 +29,9 @@ _MARKS = (
     ("text_encoder", re.compile(r"encoder\.block\.\d+\.|shared\.weight")),
 )
 _TABLES = ("transformer.mixins.pos_embed.", "transformer.transformer.position_embeddings.")
+_POSITIONS, _LEARNED = (
+    "transformer.mixins.pos_embed.pos_embedding", "transformer.patch_embed.pos_embedding",
+)  # fmt: skip
 _SAT_TRANSFORMER = tuple(
     f"transformer.{part}."
     for part in ("layers", "final_layernorm", "position_embeddings", "word_embeddings")
@@ -115,8 +119,10 @@ def canonical(component: str, loaders: Mapping[str, Loader]) -> dict[str, Stored
 def split_tables(tensors: dict[str, Stored], config: TransformerConfig | None) -> dict[str, Table]:
     """Take the tables that only SAT stores out of `tensors`, each with what `config` implies.
 
-    A learned position embedding has a rule and stays.
+    Learned positions have the name of SAT's table and are weights: they stay, under Diffusers' name.
     """
+    if config is not None and config.learned_positions and _POSITIONS in tensors:
+        tensors[_LEARNED] = replace(tensors.pop(_POSITIONS), name=_LEARNED)
     computed: dict[str, OneSided] = {}
     if config is not None:
         computed = {f"transformer.{extra.name}": extra for extra in one_sided(config)}
