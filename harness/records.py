@@ -10,8 +10,6 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from backends.base import Table
-
 Status = Literal["ok", "unsupported", "error", "not_run"]
 VerdictName = Literal[
     "bit_exact", "rounding", "chaotic", "policy", "approximation", "bug", "broken", "inconclusive",
@@ -57,6 +55,14 @@ class Step(Record):
     latents_finite: bool
 
 
+class TableRecord(Record):
+    """A tensor that a stack computes: its dtype, shape, and sketch (512 values)."""
+
+    dtype: str
+    shape: list[int]
+    sketch: list[float]
+
+
 class PipelineRecord(Record):
     """An opened pipeline: what must be equal exactly, and what its stack does by policy.
 
@@ -66,7 +72,7 @@ class PipelineRecord(Record):
     weights: dict[str, str]
     dtypes: dict[str, str]
     configs: dict[str, Any]
-    tables: dict[str, Table] = {}
+    tables: dict[str, TableRecord] = {}
     policies: dict[str, str | float | None]
 
 

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from backends.base import Table
-from harness.records import Evidence, PipelineRecord
+from harness.records import Evidence, PipelineRecord, TableRecord
 
 _EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 LARGEST = 0.5
@@ -30,7 +29,7 @@ def rounded_tables(
             yield name, gap
 
 
-def _gap(a: Table, b: Table) -> float | None:
+def _gap(a: TableRecord, b: TableRecord) -> float | None:
     if a.dtype not in _EPS or (a.dtype, a.shape) != (b.dtype, b.shape):
         return None
     x, y = np.asarray(a.sketch), np.asarray(b.sketch)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backends.base import Table
 from backends.stages.sketch import sketch_array
 from harness.config.compose import compose_tree
 from harness.config.config import build
@@ -25,6 +24,7 @@ from harness.records import (
     Finding,
     PipelineRecord,
     SeedDistances,
+    TableRecord,
 )
 from harness.report.text import coverage_sentence
 from harness.verdict import session
@@ -90,7 +90,7 @@ def _with_table(
     digest = sha256(np.asarray(values, np.float32).tobytes()).hexdigest()
     return _pipeline(
         weights={**_pipeline().weights, "transformer.table": digest},
-        tables={"transformer.table": Table(dtype, list(shape), sketch)},
+        tables={"transformer.table": TableRecord(dtype=dtype, shape=list(shape), sketch=sketch)},
     )
 
 
