@@ -17,6 +17,13 @@ from backends.sat.lora import sat_lora_settings, split_lora
 from backends.sat.opened import OpenedModel
 
 _POSITIONS = "mixins.pos_embed.pos_embedding"
+_NO_WORD = frozenset(
+    {
+        "vae.sample_height", "vae.sample_width", "vae.force_upcast",
+        "scheduler.clip_sample_range", "scheduler.sample_max_value",
+    }
+)  # fmt: skip
+"""Settings that Diffusers' files need and SAT has nothing like: tiles, an upcast, clipping."""
 
 
 def read_identity(engine: OpenedModel) -> Identity:
@@ -67,7 +74,7 @@ def _settings(engine: OpenedModel) -> Iterator[tuple[str, Any]]:
         component = path.partition("/")[0]
         if component in ("transformer", "vae", "scheduler"):
             for key, value in json.loads(text).items():
-                if not key.startswith("_"):
+                if not key.startswith("_") and f"{component}.{key}" not in _NO_WORD:
                     yield f"{component}.{key}", value
     text = engine.conditioner.encoder.config
     for key in ("d_model", "d_ff", "d_kv", "num_layers", "num_heads", "feed_forward_proj"):
