@@ -233,8 +233,9 @@ class DiffusersRun:
         shared = self._inputs.text is not None or self._inputs.negative_text is not None
         if not shared and self._stack.text_dtype == self._stack.dtype:
             return {"prompt": self._case.prompt, "negative_prompt": self._case.negative_prompt}
+        text = self.text  # the pipeline, too, encodes it first
         negative = self.negative_text if self._guided else None
-        return {"prompt_embeds": self.text, "negative_prompt_embeds": negative}
+        return {"prompt_embeds": text, "negative_prompt_embeds": negative}
 
     def _embedding(self, role: str, given: Tensor | None, words: str) -> Tensor:
         if role not in self._texts:

@@ -208,3 +208,29 @@ def test_on_a_model(
     if reference == candidate:  # or the two would be one thing
         settings.append("candidates.diffusers.attention=math")
     assert _probe(folder, *settings)["verdict"] == verdict
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("candidates.diffusers.text_dtype=bfloat16",),
+        (
+            "reference.dtype=bfloat16",
+            "candidates.diffusers.dtype=bfloat16",
+            "candidates.diffusers.text_dtype=float32",
+        ),
+    ],
+    ids=["text in bfloat16", "text in float32"],
+)
+def test_a_text_encoder_in_a_precision_of_its_own_rounds(
+    folder: Path, settings: tuple[str, ...]
+) -> None:
+    """The embeddings that the runs used differ, by what one precision more or less makes."""
+    main([
+        "run", "case=micro_2b_quick", "reference.name=reference", "candidate=[diffusers]",
+        *settings, f"store={folder}/store", f"results={folder}/results",
+    ])  # fmt: skip
+    (pair,) = json.loads((folder / "results" / "latest" / "verdict.json").read_text())["pairs"]
+    assert pair["verdict"] == "rounding", pair["reasons"]
+    assert [f for f in pair["findings"] if f["known"] is None] == []
