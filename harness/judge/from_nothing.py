@@ -39,7 +39,7 @@ def with_step_noise(
 ) -> list[Evidence]:
     """`evidence`, its solver checks held against the noise where the step is right but for that.
 
-    `rested` are both sides' answers from nothing (`place_probe.solve_from_nothing`).
+    `rested` are both sides' answers from nothing (`harness.probe.place.solve_from_nothing`).
     """
     check = doubtful(evidence)
     if check is None or check.step is None:

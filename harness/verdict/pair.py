@@ -41,7 +41,6 @@ from harness.judge.native import (
 from harness.judge.native_arguments import judge_native_arguments
 from harness.judge.schedules import judge_policy
 from harness.judge.tables import said_of_tables
-from harness.place_probe import in_run, skipped_blocks, solve_from_nothing
 from harness.probe.native import (
     ask_itself,
     beyond_the_render,
@@ -51,6 +50,7 @@ from harness.probe.native import (
     schedule_used,
     shared_with,
 )
+from harness.probe.place import in_run, skipped_blocks, solve_from_nothing
 from harness.probe.prober import Answers, Array, Prober, Shared, Target
 from harness.probe.stages import (
     OTHER_MEMBERS,
