@@ -84,6 +84,13 @@ class Renders:
         return [(role, record) for role, records in roles.items() for record in records]
 
 
+_OFF_IN_STAGES = Coverage(
+    kind="options that act across steps",
+    compared=0,
+    total=1,
+    missing=["off while stages are asked alone; `parity run` compares two runs that have them"],
+)
+
 _TEXT_ROUNDS = 8.0
 """Unit roundoffs by which the embeddings of one prompt at two precisions may differ. Measured: 1.2 to
 2.3 of bfloat16's in the micro models, whose T5 has two blocks. One of 24 makes some 3.5 times that."""
@@ -107,16 +114,15 @@ def exact_findings(
         if (row := known_difference(policy, value, b.policies.get(policy))) is not None
     }
     named = local.findings if local is not None else []
-    apart = own_texts_apart(store, reference, candidate) or 0.0
-    coarsest = _coarsest(store, reference, candidate)
     told = {finding.name for finding in named}
     found = [
         *named,
         *(finding for finding in compare_pipelines(a, b) if finding.name not in told),
-        *(
-            finding
-            for finding in compare_own_inputs(store, reference, candidate, candidate.share, known)
-            if not (local is not None and _rounds(finding, local, apart, coarsest))
+        *_beyond_rounding(
+            store,
+            (reference, candidate),
+            local,
+            compare_own_inputs(store, reference, candidate, candidate.share, known),
         ),
         *compare_noise(
             reference, candidate, a.policies["guidance_target"] == b.policies["guidance_target"]
@@ -124,6 +130,19 @@ def exact_findings(
     ]
     shares = local.shares if local is not None else {}
     return [f.model_copy(update={"share": shares.get(f.known or "")}) for f in found]
+
+
+def _beyond_rounding(
+    store: Store,
+    records: tuple[RenderRecord, RenderRecord],
+    local: Local | None,
+    findings: list[Finding],
+) -> list[Finding]:
+    """`findings` without text embeddings that differ by what the two sides' precision explains."""
+    if local is None or not any(f.kind == "text" for f in findings):
+        return findings
+    apart, coarsest = own_texts_apart(store, *records) or 0.0, _coarsest(store, *records)
+    return [f for f in findings if not _rounds(f, local, apart, coarsest)]
 
 
 def _rounds(finding: Finding, local: Local, apart: float, coarsest: float) -> bool:
@@ -278,6 +297,7 @@ def judge_unrendered(
                 *of_pipelines(sides[0].pipeline, sides[1].pipeline),
                 *local.coverage,
                 *of_checks(evidence),
+                *([_OFF_IN_STAGES] if local.across_steps else []),
             ]
         verdict, reasons = decide(
             failures, [], findings, evidence, None, probed=local is not None, coverage=coverage

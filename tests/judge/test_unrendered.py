@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from harness.cli import main
-from harness.errors import EXIT_DIFFERENT, EXIT_EQUIVALENT
+from harness.errors import EXIT_DIFFERENT, EXIT_EQUIVALENT, EXIT_UNDECIDED
 
 pytestmark = pytest.mark.slow
 
@@ -34,3 +34,13 @@ def test_a_wrong_stage_is_a_bug_and_has_a_place(tmp_path: Path) -> None:
     (cause,) = [f for f in pair["findings"] if f["kind"] == "component"]
     assert cause["component"] == "transformer"
     assert "blocks.3" in cause["block"]
+
+
+def test_an_option_that_is_off_while_stages_are_asked_is_no_pass(tmp_path: Path) -> None:
+    """The fault acts only while the cache is on, so no stage shows it."""
+    options = ("cache=pab", "patch=fastercache13_inside_the_option")
+    settings = [f"candidates.diffusers.{option}" for option in options]
+    plugin = ("--plugin", "tests.reports.reported_loop")
+    code, pair = _probe(tmp_path, "candidate=[diffusers]", *settings, *plugin)
+    assert (code, pair["verdict"]) == (EXIT_UNDECIDED, "inconclusive")
+    assert "act across steps were not compared" in pair["reasons"][0]
