@@ -18,16 +18,31 @@ from backends.checkpoints import Source
 from harness.audit.compare import Pair
 from harness.audit.numbers import bits_equal
 from harness.audit.places import place
-from harness.audit.tokenizers import not_opened, shared_tokenizers
+from harness.audit.tokenizers import Compared
 from harness.records import Coverage
 from harness.report.text import counted
 
 _SIDES = ("reference", "candidate")
 
 
-def coverage(a: Source, b: Source, pairs: list[Pair]) -> list[Coverage]:
-    """One row for each kind of thing that either side has. Reads the files of both."""
-    rows = [_tensors(a, b, pairs), _settings(a, b), _tables(a, b), _files(a, b), _unread(a, b)]
+def coverage(
+    a: Source,
+    b: Source,
+    pairs: list[Pair],
+    unlike: Mapping[str, str],
+    tokenizers: Iterable[Compared],
+) -> list[Coverage]:
+    """One row for each kind of thing that either side has.
+
+    `unlike` are the files that differ (`unlike_files`), `tokenizers` what became of those among them.
+    """
+    rows = [
+        _tensors(a, b, pairs),
+        _settings(a, b),
+        _tables(a, b),
+        _files(a, b, unlike, tokenizers),
+        _unread(a, b),
+    ]
     return [row for row in rows if row.total]
 
 
@@ -92,24 +107,28 @@ def _tables(a: Source, b: Source) -> Coverage:
     )
 
 
-def _files(a: Source, b: Source) -> Coverage:
+def unlike_files(a: Source, b: Source) -> dict[str, str]:
+    """The files that are not the same on both sides, by name, each with the reason. Reads them."""
     names = sorted(set(a.files) | set(b.files))
-    unlike = {name: why for name in names if (why := _unlike(name, a.files, b.files))}
-    for tokenizer in shared_tokenizers(a.files, b.files):
-        # A loader may read either of several files; of one in binary form this function says nothing.
-        files = [
-            name
-            for name in unlike
-            if name.startswith(f"{tokenizer}/")
-            and (name.endswith(".json") or name not in a.files or name not in b.files)
-        ]
-        why = not_opened(a.files, b.files, tokenizer) if files else None
-        unlike |= dict.fromkeys(files, why) if why else {}
-        unlike = {name: said for name, said in unlike.items() if why or name not in files}
-    missing = [f"{name}: {why}" for name, why in unlike.items()]
-    return Coverage(
-        kind="files", compared=len(names) - len(missing), total=len(names), missing=missing
-    )
+    return {name: why for name in names if (why := _unlike(name, a.files, b.files))}
+
+
+def _files(
+    a: Source, b: Source, unlike: Mapping[str, str], tokenizers: Iterable[Compared]
+) -> Coverage:
+    """Files as files. Those of a tokenizer that was compared as a function count, too, but of one in
+    binary form on both sides the function says nothing, as a loader may read either of several files."""
+    opened = {one.name: one.unopened for one in tokenizers}
+    left = dict(unlike)
+    for name in unlike:
+        tokenizer = name.partition("/")[0]
+        alone = name not in a.files or name not in b.files
+        if tokenizer in opened and (alone or name.endswith(".json")):
+            why = opened[tokenizer]
+            left.pop(name) if why is None else left.update({name: f"the tokenizer {why}"})
+    total = len(set(a.files) | set(b.files))
+    missing = [f"{name}: {why}" for name, why in left.items()]
+    return Coverage(kind="files", compared=total - len(missing), total=total, missing=missing)
 
 
 def _unlike(name: str, a: Mapping[str, Path], b: Mapping[str, Path]) -> str | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from backends.checkpoints import LoraSource, Source, open_lora_source, open_source
 from harness.audit.arrangement import explain
 from harness.audit.compare import Comparison, Pair, Progress, compare
-from harness.audit.coverage import coverage
+from harness.audit.coverage import coverage, unlike_files
 from harness.audit.lora_procedure import check_fit, compare_loras
 from harness.audit.loras import fit_findings, fused_findings, own_findings
 from harness.audit.notes import copies, range_findings, remarks
@@ -17,7 +17,7 @@ from harness.audit.positions import position_findings
 from harness.audit.records import AuditReport
 from harness.audit.settings import differing, own_faults, setting_findings, unused_keys
 from harness.audit.summary import peak_gib, summary
-from harness.audit.tokenizers import tokenizer_findings
+from harness.audit.tokenizers import compared_tokenizers
 from harness.audit.weights import other_dtypes, weight_findings
 from harness.errors import EXIT_DIFFERENT, EXIT_EQUIVALENT, EXIT_UNDECIDED, ParityError
 from harness.records import Finding
@@ -76,6 +76,8 @@ def _audit(
         for side, which in ((a, "reference"), (b, "candidate"))
     ]
     told = {finding.name for finding in faults[1] if finding.name in settings}
+    unlike = unlike_files(a, b)
+    tokenizers = compared_tokenizers(a.files, b.files, unlike)
     findings = [
         *[finding for finding in faults[1] if finding.name in told],
         *[f for f in setting_findings(settings, a, b) if f.name not in told],
@@ -84,7 +86,7 @@ def _audit(
         *weight_findings(found.pairs),
         *(other_dtypes(found.pairs) if dtype is not None else ()),
         *range_findings(found.pairs, dtype or ""),
-        *tokenizer_findings(a.files, b.files),
+        *(finding for one in tokenizers if (finding := one.finding())),
     ]
     notes = [
         *[f for side in faults for f in side if f.name not in told],
@@ -94,7 +96,7 @@ def _audit(
         *(range_findings(found.pairs, "float16") if dtype != "float16" else ()),
         *remarks(a, b),
     ]
-    covered = coverage(a, b, found.pairs)
+    covered = coverage(a, b, found.pairs, unlike, tokenizers)
     missing = any(row.missing for row in covered)
     equal = all(pair.status == "identical" for pair in found.pairs)
     return AuditReport(

@@ -7,13 +7,16 @@ version, so the files of a right conversion are seldom those that it was made fr
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.records import Finding
 
 _RAW = "tokenizer.json"
+_FITTED = 12
+"""Tokens that texts are padded and cut to: the side on which that is done belongs to the function."""
 _RANDOM = 300
 """Random texts, of characters of every plane and of pieces of the vocabulary; in some 0.3 s."""
 _TEXTS = (
@@ -24,55 +27,67 @@ _TEXTS = (
 )  # fmt: skip
 
 
-def tokenizer_findings(a: Mapping[str, Path], b: Mapping[str, Path]) -> list[Finding]:
-    """A finding for each tokenizer of two models' files that gives other tokens than the reference's."""
-    return [
-        Finding(
-            kind="text", name=name, component="text", detail=f"{name}: {why}",
+@dataclass(frozen=True)
+class Compared:
+    """Two tokenizers of one `name`: what tells them apart, or why they could not be compared."""
+
+    name: str
+    difference: str | None = None
+    unopened: str | None = None
+
+    def finding(self) -> Finding | None:
+        """The difference as a finding."""
+        if self.difference is None:
+            return None
+        return Finding(
+            kind="text", name=self.name, component="text", detail=f"{self.name}: {self.difference}",
             remedy="copy the tokenizer that the text encoder was trained with",
-        )
-        for name in shared_tokenizers(a, b)
-        if (why := difference(*(_folder(side, name) for side in (a, b)))) is not None
-    ]  # fmt: skip
+        )  # fmt: skip
 
 
-def not_opened(a: Mapping[str, Path], b: Mapping[str, Path], name: str) -> str | None:
-    """Why the tokenizers called `name` cannot be compared as functions; None where both open."""
-    for folder in (_folder(a, name), _folder(b, name)):
-        try:
-            _opened(folder)
-        except Exception as error:  # transformers raises many kinds, those of its parts included
-            return f"the tokenizer in {folder} does not load ({type(error).__name__})"
-    return None
+def compared_tokenizers(
+    a: Mapping[str, Path], b: Mapping[str, Path], unlike: Iterable[str]
+) -> list[Compared]:
+    """The tokenizers that both models have and of which a file is `unlike`, compared as functions.
+
+    `a` and `b` are the models' files by name; a tokenizer is a folder (`tokenizer`, `tokenizer_2`).
+    """
+    named = {name.partition("/")[0] for name in unlike if name.startswith("tokenizer")}
+    return [
+        _compared(name, a, b) for name in sorted(named) if _folder(a, name) and _folder(b, name)
+    ]
 
 
-def shared_tokenizers(a: Mapping[str, Path], b: Mapping[str, Path]) -> list[str]:
-    """The tokenizers that both models have, by their folders' names: `tokenizer`, `tokenizer_2`."""
-    named = [{name.partition("/")[0] for name in side if "/" in name} for side in (a, b)]
-    return sorted(name for name in named[0] & named[1] if name.startswith("tokenizer"))
+def _compared(name: str, a: Mapping[str, Path], b: Mapping[str, Path]) -> Compared:
+    folders = [folder for side in (a, b) if (folder := _folder(side, name))]
+    try:
+        return Compared(name, difference(*folders))
+    except Exception as error:  # transformers raises many kinds, those of its parts included
+        why = (str(error).strip().splitlines() or ["no reason given"])[0]
+        return Compared(name, unopened=f"does not load ({type(error).__name__}: {why})")
 
 
 def difference(a: Path, b: Path) -> str | None:
-    """What tells the tokenizers in two folders apart; None where nothing does, or one does not open.
+    """What tells the tokenizers in two folders apart; None where nothing does.
 
-    Compared are the vocabularies, the special tokens, and the tokens of fixed and of random texts.
+    Compared are the vocabularies, the special tokens, and the tokens of fixed and of random texts, as
+    they come and padded and cut. Raises what transformers raises for a folder that does not load.
     """
-    try:
-        x, y = _opened(a), _opened(b)
-    except Exception:  # said as something that was not compared
-        return None
-    texts = (*_TEXTS, *_random_texts(sorted(x.get_vocab())))
-    if x.get_vocab() != y.get_vocab():
-        mine, other = x.get_vocab(), y.get_vocab()
+    x, y = _opened(a), _opened(b)
+    mine, other = x.get_vocab(), y.get_vocab()
+    if mine != other:
         odd = sorted(t for t in mine.keys() | other.keys() if mine.get(t) != other.get(t))
         return (
             f"{len(odd)} tokens have another number or are on one side alone, {odd[0]!r} among them"
         )
     if x.special_tokens_map != y.special_tokens_map:
         return f"the special tokens are {y.special_tokens_map}, not {x.special_tokens_map}"
+    texts = (*_TEXTS, *_random_texts(sorted(mine)))
+    fitted: dict[str, Any] = {"padding": "max_length", "truncation": True, "max_length": _FITTED}
     for text in texts:
-        if x(text, verbose=False).input_ids != y(text, verbose=False).input_ids:
-            return f"the text {text[:40]!r} has other tokens"
+        for how, given in (("", {}), (" when padded and cut", fitted)):
+            if x(text, verbose=False, **given).data != y(text, verbose=False, **given).data:
+                return f"the text {text[:40]!r} has other tokens{how}"
     return _as_written(a / _RAW, b / _RAW, texts)
 
 
@@ -89,8 +104,8 @@ def _as_written(a: Path, b: Path, texts: Sequence[str]) -> str | None:
     return None
 
 
-def _folder(files: Mapping[str, Path], name: str) -> Path:
-    return next(path for file, path in files.items() if file.startswith(f"{name}/")).parent
+def _folder(files: Mapping[str, Path], name: str) -> Path | None:
+    return next((path.parent for file, path in files.items() if file.startswith(f"{name}/")), None)
 
 
 def _opened(folder: Path) -> Any:

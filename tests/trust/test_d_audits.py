@@ -116,6 +116,15 @@ def drop_tokenizer_file(folder: Path) -> None:
     (folder / "tokenizer" / "tokenizer.json").unlink()
 
 
+def tokenizer_of_words_only(folder: Path) -> None:
+    """What transformers can open from its vocabulary, and its own reader cannot."""
+    file = folder / "tokenizer" / "tokenizer.json"
+    content = json.loads(file.read_text())
+    file.write_text(
+        json.dumps({"version": "none", **{k: content[k] for k in ("model", "added_tokens")}})
+    )
+
+
 def damage_tokenizer(folder: Path) -> None:
     (folder / "tokenizer" / "tokenizer.json").write_text("{}")
 
@@ -134,6 +143,16 @@ def test_other_files_of_the_same_tokenizer_are_compared_as_a_function(
     change(pair[1])
     report = audit(*pair)
     assert report.findings == [] and report.exit_code == 0, not_compared(report)
+
+
+@pytest.mark.parametrize("key", ["padding_side", "truncation_side"])
+def test_the_side_that_is_padded_or_cut_is_part_of_the_function(
+    key: str, pair: tuple[Path, Path]
+) -> None:
+    file = pair[1] / "tokenizer" / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), key: "left"}))
+    (finding,) = audit(*pair).findings
+    assert "has other tokens when padded and cut" in finding.detail
 
 
 @pytest.mark.parametrize(
@@ -176,6 +195,7 @@ def add_loose_file(folder: Path) -> None:
     [
         (change_vocabulary, "tokenizer/spiece.model"),
         (damage_tokenizer, "tokenizer/tokenizer.json"),
+        (tokenizer_of_words_only, "tokenizer/tokenizer.json"),
         (add_variant, "transformer/diffusion_pytorch_model.fp16.safetensors"),
         (add_loose_file, "pytorch_lora_weights.safetensors"),
     ],
