@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from backends.checkpoints.tensors import dtype_name
+from backends.checkpoints.tensors import dtype_name, raw_bytes
 
 Kind = Literal[
     "missing", "added", "renamed", "shape", "dtype", "widened", "rounded", "unrounded", "values",
@@ -144,7 +144,7 @@ def _same_bits(a: Tensor, b: Tensor) -> bool:
     """Equal in dtype, shape and every bit: zeros have signs here, and NaN equals itself."""
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
-    return torch.equal(*(t.detach().cpu().contiguous().flatten().view(torch.uint8) for t in (a, b)))
+    return torch.equal(raw_bytes(a), raw_bytes(b))
 
 
 def _factor(old: Tensor, new: Tensor) -> float | None:

@@ -208,15 +208,21 @@ def test_an_option_without_a_fault_is_named_and_its_effect_stated(
         )
 
 
-@pytest.mark.slow
-def test_what_is_declared_is_named_without_probes_too(tmp_path: Path) -> None:
+def _unprobed(root: Path, cache: str) -> PairResult:
+    """The verdict of renders alone on a candidate with `cache`."""
     config = _config(
-        "judge.probe=false", "+backend@candidates.x=diffusers", "candidates.x.cache=pab",
-        f"store={tmp_path}/store", f"results={tmp_path}/results",
+        "judge.probe=false", "+backend@candidates.x=diffusers", f"candidates.x.cache={cache}",
+        f"store={root}/store", f"results={root}/results",
     )  # fmt: skip
     _, result = session.run(config, (), (), _Silent(), connect=in_process)
     assert result is not None
     (pair,) = result.pairs
+    return pair
+
+
+@pytest.mark.slow
+def test_what_is_declared_is_named_without_probes_too(tmp_path: Path) -> None:
+    pair = _unprobed(tmp_path, "pab")
     assert pair.effect is not None and pair.effect.declared == ["cache=pab"]
     assert pair.verdict in ("approximation", "inconclusive")
     assert any(f.kind == "approximation" and f.declared for f in pair.findings)
@@ -225,13 +231,7 @@ def test_what_is_declared_is_named_without_probes_too(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_an_option_that_never_acted_is_no_pass(tmp_path: Path) -> None:
     """The first-block cache skips nothing in five steps, so that nothing is known of what it does."""
-    config = _config(
-        "judge.probe=false", "+backend@candidates.x=diffusers", "candidates.x.cache=first_block",
-        f"store={tmp_path}/store", f"results={tmp_path}/results",
-    )  # fmt: skip
-    _, result = session.run(config, (), (), _Silent(), connect=in_process)
-    assert result is not None
-    (pair,) = result.pairs
+    pair = _unprobed(tmp_path, "first_block")
     assert pair.effect is not None and pair.effect.share == 0
     assert pair.verdict == "inconclusive"
     assert "the option never acted here" in pair.reasons[-1]
