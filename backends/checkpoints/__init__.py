@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from backends.checkpoints.conversion import canonical_state, convert
     from backends.checkpoints.diffusers.keys import SCHEDULERS
     from backends.checkpoints.lora.lora import Lora, LoraModule
-    from backends.checkpoints.lora.opening import is_lora, open_lora
-    from backends.checkpoints.lora.source import LoraSource, open_lora_source
+    from backends.checkpoints.lora.reader import is_lora, open_lora, read_lora
     from backends.checkpoints.mapping import to_canonical
     from backends.checkpoints.opened.opening import open_source
     from backends.checkpoints.opened.source import Source, Stored
@@ -32,16 +31,15 @@ _HOMES = {
     "SCHEDULERS": "diffusers.keys",
     "Lora": "lora.lora",
     "LoraModule": "lora.lora",
-    "is_lora": "lora.opening",
-    "open_lora": "lora.opening",
+    "is_lora": "lora.reader",
+    "open_lora": "lora.reader",
     "to_canonical": "mapping",
     "ComponentReport": "report",
     "ConversionReport": "report",
     "Notice": "report",
     "SCALE_BLOCK": "scales",
     "model_settings": "settings",
-    "LoraSource": "lora.source",
-    "open_lora_source": "lora.source",
+    "read_lora": "lora.reader",
     "Source": "opened.source",
     "Stored": "opened.source",
     "open_source": "opened.opening",
@@ -58,7 +56,6 @@ __all__ = [
     "LazyTensors",
     "Lora",
     "LoraModule",
-    "LoraSource",
     "Notice",
     "Source",
     "Stored",
@@ -68,8 +65,8 @@ __all__ = [
     "is_lora",
     "model_settings",
     "open_lora",
-    "open_lora_source",
     "open_source",
+    "read_lora",
     "state_digest",
     "to_canonical",
 ]

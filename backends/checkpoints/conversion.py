@@ -20,7 +20,7 @@ from backends.checkpoints.diffusers.text_encoder import (
     tokenizer_class,
 )
 from backends.checkpoints.lora.conversion import write_lora
-from backends.checkpoints.lora.opening import is_lora, open_lora
+from backends.checkpoints.lora.reader import is_lora, open_lora
 from backends.checkpoints.mapping import transformer_table, vae_table
 from backends.checkpoints.report import ComponentReport, ConversionReport, Format, Notice
 from backends.checkpoints.rules import WHOLE

@@ -63,7 +63,7 @@ def attach_lora(pipe: Any, lora: str, scale: float, mode: str, model: str) -> At
     opened = open_fitting(lora, shapes, model)
     with tempfile.TemporaryDirectory(prefix="parity-lora-") as folder:
         file = opened.path
-        if opened.format != "diffusers":
+        if opened.format != "diffusers" or file.suffix != ".safetensors":
             file = Path(folder) / WEIGHT_NAME
             write_diffusers_lora(file, opened.tensors, opened.modules, None)
         try:

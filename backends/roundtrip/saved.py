@@ -15,14 +15,15 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from backends.checkpoints import LazyTensors, is_lora, open_lora
+from backends.checkpoints import LazyTensors, open_lora
 from backends.checkpoints.diffusers.weight_files import MODEL, TEXT_ENCODER, read_weights
 from backends.checkpoints.lora.lora import WEIGHT_NAME
+from backends.checkpoints.lora.reader import lora_file
+from backends.checkpoints.opened.files import tensors_of
 from backends.checkpoints.sat.checkpoint import (
     OPTIONAL_TRANSFORMER_KEYS,
     TEXT_PREFIX,
@@ -57,7 +58,7 @@ class Saved:
     def stack(self) -> str:
         """ "sat" or "diffusers", by the files."""
         if self.shape == "lora":
-            return "diffusers" if _lora_file(self.path) is not None else "sat"
+            return "diffusers" if _diffusers_lora(self.path) else "sat"
         return self.shape.partition("_")[0]
 
 
@@ -70,8 +71,8 @@ def read_saved(path: Path) -> Saved:
         return Saved(path, "diffusers_model", tensors, _config(path, "transformer"), _emas(path))
     if (path / "transformer" / "latest").is_file():
         return _sat_model(path)
-    if (file := _lora_file(path)) is not None:
-        return Saved(path, "lora", _raw(file), _lora_settings(path), {})
+    if (file := _diffusers_lora(path)) is not None:
+        return Saved(path, "lora", LazyTensors(tensors_of(file)), _lora_settings(path), {})
     if (path / "latest").is_file() or path.suffix == ".pt":
         state = _engine_state(path)
         lora = any("matrix_" in name for name in state)
@@ -195,14 +196,10 @@ def engine_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.replace(".original.", "."): tensor for name, tensor in kept.items()}
 
 
-def _lora_file(path: Path) -> Path | None:
+def _diffusers_lora(path: Path) -> Path | None:
     """The safetensors file of a LoRA in Diffusers' format."""
-    if path.suffix == ".safetensors":
-        return path
-    if not path.is_dir() or (path / "latest").is_file() or not is_lora(path):
-        return None
-    named = path / WEIGHT_NAME
-    return named if named.is_file() else next(iter(sorted(path.glob("*.safetensors"))), None)
+    found = None if (path / "latest").is_file() else lora_file(path)
+    return found if found is not None and found.suffix == ".safetensors" else None
 
 
 def _lora_settings(path: Path) -> dict[str, Any]:
@@ -220,19 +217,6 @@ def _lora_settings(path: Path) -> dict[str, Any]:
         for name, module in lora.modules.items()
         for what, value in (("rank", module.rank), ("factor", module.scaling))
     }
-
-
-def _raw(file: Path) -> LazyTensors:
-    try:
-        opened = cast(Any, safe_open)(file, framework="pt", device="cpu")
-        names: list[str] = list(opened.keys())
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{file} cannot be read as safetensors ({error})") from error
-    return LazyTensors({name: _getter(opened, name) for name in names})
-
-
-def _getter(opened: Any, name: str) -> Loader:
-    return lambda: cast(Tensor, opened.get_tensor(name))
 
 
 def _lazy(state: Mapping[str, Tensor]) -> LazyTensors:

@@ -65,28 +65,16 @@ def open_fitting(lora: str, shapes: Mapping[str, tuple[int, ...]], model: str) -
     the layers that the model does not have or that have another size.
     """
     from backends.checkpoints import open_lora
-    from backends.checkpoints.lora.lora import A, B, listed
+    from backends.checkpoints.lora.lora import listed
     from backends.micro import checkpoint_path
 
     opened = open_lora(checkpoint_path(lora))
-    strange = [name for name in opened.modules if f"{name}.weight" not in shapes]
-    if strange:
-        raise CheckpointError(
-            f"{opened.path}: {len(strange)} of its {len(opened.modules)} layers are not in {model}:"
-            f" {listed(strange)}; the LoRA was trained on another model"
-        )
-    misfit = [
-        f"{name} ({out}x{into} for {'x'.join(map(str, shapes[f'{name}.weight']))})"
-        for name in opened.modules
-        for out in opened.tensors[name + B].shape[:1]
-        for into in opened.tensors[name + A].shape[1:]
-        if shapes[f"{name}.weight"] != (out, into)
-    ]
-    if misfit:
-        raise CheckpointError(
-            f"{opened.path}: {len(misfit)} of its {len(opened.modules)} layers have another size in"
-            f" {model}: {listed(misfit)}; the LoRA was trained on another model"
-        )
+    for names, what in zip(opened.misfits(shapes), ("not in", "of another size in"), strict=True):
+        if names:
+            raise CheckpointError(
+                f"{opened.path}: {len(names)} of its {len(opened.modules)} layers are {what} {model}:"
+                f" {listed(names)}; the LoRA was trained on another model"
+            )
     _log.info("%s: %d layers, %s", opened.path, len(opened.modules), opened.alpha_from)
     return opened
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from backends.checkpoints import LoraSource
+from backends.checkpoints import Lora
+from backends.checkpoints.lora.lora import A, B
 
 _CONVINCING = 0.5
 _AHEAD = 0.02
@@ -30,10 +31,10 @@ class Outcome:
     share: float
 
 
-def delta(lora: LoraSource, layer: str) -> Tensor:
-    """alpha / rank * up @ down (out, in), float32."""
-    found = lora.layers[layer]
-    return lora.scaling(layer) * (found.up().float() @ found.down().float())
+def delta(lora: Lora, layer: str) -> Tensor:
+    """alpha / rank * up @ down (out, in), float32, of the layer of canonical name `layer`."""
+    up, down = (lora.tensors[layer + end].float() for end in (B, A))
+    return lora.modules[layer].scaling * (up @ down)
 
 
 def what_was_fused(

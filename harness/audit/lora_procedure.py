@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections import Counter
 
-from backends.checkpoints import LoraSource, Source
+from backends.checkpoints import Lora, Source
+from backends.checkpoints.lora.lora import PREFIX
 from harness.audit.loras import fit_findings, lora_against_lora, own_findings
 from harness.audit.records import AuditReport, SourceReport
 from harness.audit.summary import peak_gib, summary
@@ -14,28 +15,28 @@ from harness.records import Coverage, Finding
 from harness.report.text import counted
 
 
-def compare_loras(a: LoraSource, b: LoraSource, started: float) -> AuditReport:
+def compare_loras(a: Lora, b: Lora, started: float) -> AuditReport:
     """Two LoRA files, of any origin, compared by what they add to each layer."""
     findings = [*own_findings(b, "the candidate"), *lora_against_lora(a, b)]
     if not findings:
-        said = f"IDENTICAL in effect: both LoRAs add the same to {counted(len(a.layers), 'layer')}"
+        said = f"IDENTICAL in effect: both LoRAs add the same to {counted(len(a.modules), 'layer')}"
     else:
-        said = f"DIFFERENT: {counted(len(findings), 'finding')} on {len(b.layers)} LoRA layers"
+        said = f"DIFFERENT: {counted(len(findings), 'finding')} on {len(b.modules)} LoRA layers"
     notes = list(own_findings(a, "the reference"))
-    both = set(a.layers) & set(b.layers)
-    alone = sorted(set(a.layers) ^ set(b.layers))
+    both = set(a.modules) & set(b.modules)
+    alone = sorted(n.removeprefix(PREFIX) for n in set(a.modules) ^ set(b.modules))
     covered = Coverage(
         kind="layers", compared=len(both), total=len(both) + len(alone), missing=alone
     )
     return _report(lora_summary(a), lora_summary(b), said, findings, notes, [covered], started)
 
 
-def check_fit(model: Source, lora: LoraSource, started: float) -> AuditReport:
+def check_fit(model: Source, lora: Lora, started: float) -> AuditReport:
     """A LoRA held against the model that it is for: no values are compared."""
     shapes = {name: stored.shape for name, stored in model.tensors.items()}
     findings = [*fit_findings(lora, shapes), *own_findings(lora, "the LoRA")]
-    layers = counted(len(lora.layers), "layer")
-    covered = Coverage(kind="layers", compared=len(lora.layers), total=len(lora.layers))
+    layers = counted(len(lora.modules), "layer")
+    covered = Coverage(kind="layers", compared=len(lora.modules), total=len(lora.modules))
     if not findings:
         said = f"FITS: every one of the LoRA's {layers} is in the model, in its size"
     else:
@@ -43,16 +44,16 @@ def check_fit(model: Source, lora: LoraSource, started: float) -> AuditReport:
     return _report(summary(model), lora_summary(lora), said, findings, [], [covered], started)
 
 
-def lora_summary(lora: LoraSource) -> SourceReport:
+def lora_summary(lora: Lora) -> SourceReport:
     """The LoRA as a source: layers counted by rank and alpha."""
     kinds = Counter(
-        f"rank {found.rank}, alpha {'not said' if found.alpha is None else f'{found.alpha:g}'}"
-        for found in lora.layers.values()
+        f"rank {found.rank}, alpha {f'{found.alpha:g}' if found.stated else 'not said'}"
+        for found in lora.modules.values()
     )
     return SourceReport(
         path=str(lora.path),
         kind="lora",
-        tensors={"layers": len(lora.layers)},
+        tensors={"layers": len(lora.modules)},
         dtypes={"layers": dict(kinds)},
         gib=0.0,
         remarks=[],

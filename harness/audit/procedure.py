@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from backends.checkpoints import LoraSource, Source, open_lora_source, open_source
+from backends.checkpoints import Lora, Source, open_source, read_lora
 from harness.audit.arrangement import explain
 from harness.audit.compare import Comparison, Pair, Progress, compare
 from harness.audit.coverage import coverage, unlike_files
@@ -40,14 +40,14 @@ def audit_checkpoints(
     what cannot be read, `ParityError` where nothing can be compared.
     """
     started = time.perf_counter()
-    left, right = open_lora_source(reference), open_lora_source(candidate)
+    left, right = read_lora(reference), read_lora(candidate)
     if left is not None and right is not None:
         return compare_loras(left, right, started)
     if left is not None:
         raise ParityError(f"{reference} is a LoRA and {candidate} is not; name the model first")
     if right is not None:
         return check_fit(open_source(reference), right, started)
-    meant = open_lora_source(lora) if lora is not None else None
+    meant = read_lora(lora) if lora is not None else None
     if lora is not None and meant is None:
         raise ParityError(f"--lora {lora}: there is no LoRA; name its file")
     a, b = open_source(reference), open_source(candidate)
@@ -58,7 +58,7 @@ def _audit(
     a: Source,
     b: Source,
     dtype: str | None,
-    lora: LoraSource | None,
+    lora: Lora | None,
     strength: float,
     progress: Progress | None,
     started: float,
@@ -122,7 +122,7 @@ def _exit_code(findings: list[Finding], missing: bool) -> int:
     return EXIT_UNDECIDED if missing else EXIT_EQUIVALENT
 
 
-def _fused(found: Comparison, a: Source, lora: LoraSource, strength: float) -> list[Finding]:
+def _fused(found: Comparison, a: Source, lora: Lora, strength: float) -> list[Finding]:
     shapes = {name: stored.shape for name, stored in a.tensors.items()}
     return [
         *fit_findings(lora, shapes),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -218,3 +219,24 @@ def test_a_lora_that_is_not_finite(model: Model, tmp_path: Path) -> None:
     report = audit(model.folder / "transformer", saved(state, tmp_path / "lora.safetensors"))
     (finding,) = report.findings
     assert f"1 layer hold NaN or infinity: {LAYERS[2]}" in finding.detail
+
+
+def test_what_a_loader_refuses_an_audit_reports(model: Model, tmp_path: Path) -> None:
+    from backends.checkpoints import open_lora
+    from backends.errors import BackendError
+
+    state = matrices()
+    halved = {name: t for name, t in state.items() if "0.attn1.to_q.lora_B" not in name}
+    misshapen = state | {f"transformer.{LAYERS[0]}.lora_A.weight": torch.ones(3, 128)}
+    rank = json.dumps({"transformer.r": 16, "transformer.lora_alpha": 16})
+    for number, (tensors, header) in enumerate(
+        [(halved, None), (misshapen, None), (state, rank), (state, "{}")]
+    ):
+        file = tmp_path / f"{number}.safetensors"
+        metadata = {"format": "pt"} | ({"lora_adapter_metadata": header} if header else {})
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file, metadata)
+        with pytest.raises(BackendError) as refused:
+            open_lora(file)
+        report = audit(model.folder / "transformer", file)
+        said = [finding.detail for finding in report.findings if finding.name == "file"]
+        assert any(str(refused.value) in one for one in said) and report.exit_code == 1

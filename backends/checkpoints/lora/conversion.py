@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from backends.checkpoints.lora.diffusers import HEADER, write_diffusers_lora
-from backends.checkpoints.lora.lora import WEIGHT_NAME, Lora
-from backends.checkpoints.lora.opening import open_lora
+from backends.checkpoints.lora.diffusers import write_diffusers_lora
+from backends.checkpoints.lora.lora import HEADER, WEIGHT_NAME, Lora
+from backends.checkpoints.lora.reader import open_lora
 from backends.checkpoints.lora.sat import YAML_NAME, check_representable, write_sat_lora
 from backends.checkpoints.report import ComponentReport, Format, Notice
 from backends.checkpoints.sidecar import SatOrigin, Sidecar, read_sidecar
@@ -51,14 +51,18 @@ def write_lora(lora: Lora, folder: Path, to: Format) -> tuple[ComponentReport, l
         digest_before=before,
         digest_after=after,
     )
-    return report, [*lora.notices, *_notices(lora, to)]
+    return report, _notices(lora, to)
 
 
 def _notices(lora: Lora, to: Format) -> list[Notice]:
     ranks = sorted({m.rank for m in lora.modules.values()})
     factors = sorted({m.scaling for m in lora.modules.values()})
     said = f"rank {_few(ranks)}, factor {_few(factors)} on B A; {lora.alpha_from}"
-    notices = [Notice("chosen", "rank and alpha", said)]
+    notices: list[Notice] = []
+    if lora.beside:
+        why = "tensors of the model itself, which a LoRA in Diffusers' format does not repeat"
+        notices.append(Notice("dropped", f"{lora.beside} tensors of {lora.path.name}", why))
+    notices.append(Notice("chosen", "rank and alpha", said))
     if to == "sat":
         why = (
             "SAT's own loader wants the model's tensors in the same file; the `sat` backend's option"

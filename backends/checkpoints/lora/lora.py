@@ -1,4 +1,4 @@
-"""One LoRA of a CogVideoX transformer, read from Diffusers' or SAT's format under canonical names.
+"""One LoRA of a CogVideoX transformer under canonical names, whatever format it was read from.
 
 A LoRA adds `alpha / rank * B A x` to chosen linear layers. Canonical names are those of Diffusers'
 own files, component first: `transformer.transformer_blocks.0.attn1.to_q.lora_A.weight` (rank, in)
@@ -13,28 +13,34 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from backends.checkpoints.report import Format, Notice
+from backends.checkpoints.report import Format
 from backends.checkpoints.tensors import LazyTensors
-from backends.errors import CheckpointError
+from backends.errors import BackendError
 
 PREFIX = "transformer."
 A, B = ".lora_A.weight", ".lora_B.weight"
 WEIGHT_NAME = "pytorch_lora_weights.safetensors"
+HEADER = "lora_adapter_metadata"
+"""What Diffusers calls PEFT's configuration in a safetensors header."""
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""Shapes of a model's weights by canonical name."""
 
 _SHOWN = 4
 
 
 @dataclass(frozen=True)
 class LoraModule:
-    """The LoRA of one linear layer. `scaling` multiplies `B A`: alpha / rank, or / sqrt(rank)."""
+    """The LoRA of one linear layer. `stated` is False for an alpha that is its format's default."""
 
     rank: int
     alpha: float
     rank_stabilised: bool = False
+    stated: bool = field(default=True, compare=False)
 
     @property
     def scaling(self) -> float:
-        """The factor before `B A`, without any scale that a user adds."""
+        """The factor before `B A`, alpha / rank or / sqrt(rank), without any that a user adds."""
         return self.alpha / (math.sqrt(self.rank) if self.rank_stabilised else self.rank)
 
 
@@ -43,8 +49,9 @@ class Lora:
     """An opened LoRA: `modules` and `tensors` have canonical names, `tensors` are read on lookup.
 
     `alpha_from` says where the alphas come from. `texts` are the configuration texts of its format.
-    `base` are the model's own tensors that a SAT checkpoint holds beside the LoRA, under SAT's
-    names without prefix.
+    `beside` counts the model's own tensors in the same file. `strange` are keys of no layer,
+    `foreign` those and all that the format itself would spell otherwise; `faults` is what contradicts
+    itself in the rest of the file. An audit reports them, and `open_lora` refuses them.
     """
 
     path: Path
@@ -54,31 +61,22 @@ class Lora:
     alpha_from: str
     texts: Mapping[str, str]
     iteration: str | None = None
-    base: LazyTensors = field(default_factory=lambda: LazyTensors({}))
-    notices: tuple[Notice, ...] = ()
+    beside: int = 0
+    strange: tuple[str, ...] = ()
+    foreign: tuple[str, ...] = ()
+    faults: tuple[BackendError, ...] = ()
 
-
-def paired(names: Iterable[str], where: str) -> list[str]:
-    """The layers whose two matrices are among `names`; `CheckpointError` for one without other."""
-    names = set(names)
-    modules = sorted({n.removesuffix(A).removesuffix(B) for n in names})
-    halves = [m for m in modules if not {m + A, m + B} <= names]
-    if halves:
-        raise CheckpointError(
-            f"{where}: {len(halves)} layers have one of the two LoRA matrices only:"
-            f" {listed(halves)}; the file is incomplete, save or fetch it again"
-        )
-    return modules
-
-
-def rank_of(tensors: Mapping[str, object], module: str, where: str) -> int:
-    """The rank that the shapes of `module`'s matrices say."""
-    a, b = (tuple(getattr(tensors[module + end], "shape", ())) for end in (A, B))
-    if len(a) != 2 or len(b) != 2 or a[0] != b[1] or a[0] == 0:
-        raise CheckpointError(
-            f"{where}: {module} has lora_A {a} and lora_B {b}; expected (rank, in) and (out, rank)"
-        )
-    return a[0]
+    def misfits(self, shapes: Shapes) -> tuple[list[str], list[str]]:
+        """The layers that a model of such `shapes` does not have, and those of another size with
+        both sizes."""
+        absent = [name for name in self.modules if f"{name}.weight" not in shapes]
+        resized: list[str] = []
+        for name in self.modules:
+            wanted = shapes.get(f"{name}.weight")
+            size = self.tensors[name + B].shape[0], self.tensors[name + A].shape[1]
+            if wanted is not None and wanted != size:
+                resized.append(f"{name} ({size[0]}x{size[1]} for {'x'.join(map(str, wanted))})")
+        return absent, resized
 
 
 def listed(names: Iterable[str]) -> str:

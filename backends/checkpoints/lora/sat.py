@@ -19,10 +19,8 @@ import yaml
 from torch import Tensor
 
 from backends.checkpoints.diffusers.weight_files import plain
-from backends.checkpoints.lora.lora import PREFIX, Lora, LoraModule, listed, paired, rank_of
-from backends.checkpoints.report import Notice
-from backends.checkpoints.sat.checkpoint import TRANSFORMER_PREFIX, model_states_path, read_tensors
-from backends.checkpoints.tensors import LazyTensors, Loader
+from backends.checkpoints.lora.lora import PREFIX, A, B, LoraModule, listed
+from backends.checkpoints.sat.checkpoint import TRANSFORMER_PREFIX
 from backends.errors import CheckpointError, Unsupported
 
 YAML_NAME = "training_config.yaml"
@@ -47,20 +45,17 @@ _CANONICAL = re.compile(
 )
 
 
-def canonical_name(sat: str) -> str | None:
-    """The canonical name of SAT's LoRA tensor `sat` (without engine prefix); None for others."""
+def canonical_place(sat: str) -> tuple[str, str] | None:
+    """Canonical layer and ending of SAT's LoRA tensor `sat` (without engine prefix), or None."""
     found = _SAT_NAME.fullmatch(sat)
-    if found is None:
+    layer = _SAT_LAYERS.get((found[2], int(found[4]))) if found else None
+    if found is None or layer is None:
         return None
-    block, kind, matrix, part = found.groups()
-    layer = _SAT_LAYERS.get((kind, int(part)))
-    if layer is None:
-        return None
-    return f"{PREFIX}transformer_blocks.{block}.attn1.{layer}.lora_{matrix}.weight"
+    return f"{PREFIX}transformer_blocks.{found[1]}.attn1.{layer}", A if found[3] == "A" else B
 
 
 def sat_name(canonical: str) -> str | None:
-    """The inverse of `canonical_name`; None for layers that SAT's mixin does not adapt."""
+    """SAT's name of a canonical tensor; None for layers that SAT's mixin does not adapt."""
     found = _CANONICAL.fullmatch(canonical)
     if found is None:
         return None
@@ -69,63 +64,49 @@ def sat_name(canonical: str) -> str | None:
     return f"transformer.layers.{block}.attention.{kind}.matrix_{matrix}.{part}"
 
 
-def open_sat_lora(path: Path) -> Lora:
-    """The LoRA in a SAT checkpoint. Raises `CheckpointError`, `Unsupported`."""
-    file = path if path.is_file() else model_states_path(path)
-    state = read_tensors(file, "module")
-    names: dict[str, str] = {}
-    base: dict[str, Loader] = {}
-    strays: list[str] = []
-    for key in state:
-        own = key.removeprefix(TRANSFORMER_PREFIX)
-        canonical = canonical_name(own) if own != key else None
-        if canonical is not None:
-            names[canonical] = key
-        elif ".original." in key or not ("matrix_" in key or "lora" in key):
-            base[key.removeprefix(TRANSFORMER_PREFIX)] = _constant(state[key])
-        else:
-            strays.append(key)
-    if strays or not names:
-        what = f"{len(strays)} LoRA keys that SAT's attention does not have: {listed(strays)}"
+def find_config(path: Path) -> Path | None:
+    """The YAML with a `lora_config` beside the checkpoint, or beside its iteration's folder."""
+    homes = [path] if path.is_dir() else [path.parent, path.parent.parent]
+    found = [
+        file
+        for home in homes
+        for file in sorted(home.glob("*.y*ml"))
+        if "lora_config" in file.read_text(encoding="utf-8", errors="replace")
+    ]
+    named = [file for file in found if file.name == YAML_NAME]
+    if len(found) > 1 and not named:
         raise CheckpointError(
-            f"{file} holds {what if strays else f'no LoRA among {len(state)} tensors'}; expected"
-            f" {TRANSFORMER_PREFIX}transformer.layers.<i>.attention.query_key_value.matrix_A.0 and"
-            " the like. A full fine-tune is a model: name it as the case's model"
+            f"{homes[0]} has {len(found)} YAML files with a `lora_config`: {listed(map(str, found))};"
+            " rank and alpha must come from one. Remove the others"
         )
-    tensors = LazyTensors({name: _constant(state[key]) for name, key in names.items()})
-    ranks = {m: rank_of(tensors, m, str(file)) for m in paired(tensors, str(file))}
-    config = _find_config(path)
-    texts = {} if config is None else {config.name: config.read_text(encoding="utf-8")}
-    rank, alpha, source = _rank_and_alpha(config)
-    wrong = {name: found for name, found in ranks.items() if rank is not None and found != rank}
-    if wrong:
-        raise CheckpointError(
-            f"{config} says rank {rank}, but {listed(wrong)} in {file} has rank"
-            f" {next(iter(wrong.values()))}; they come from different trainings"
-        )
-    notices = []
-    if base:
-        why = "tensors of the model itself, which a LoRA in Diffusers' format does not repeat"
-        notices.append(Notice("dropped", f"{len(base)} tensors of {file.name}", why))
-    return Lora(
-        path=file,
-        format="sat",
-        modules={name: LoraModule(r, alpha) for name, r in ranks.items()},
-        tensors=tensors,
-        alpha_from=source,
-        texts=texts,
-        iteration=file.parent.name if file.parent.name.isdigit() else None,
-        base=LazyTensors(base),
-        notices=tuple(notices),
-    )
+    return (named or found or [None])[0]
 
 
-def rank_and_alpha(path: Path) -> tuple[int | None, float, str]:
-    """Rank (None where nothing is said) and alpha of the SAT LoRA in `path`, and their origin.
+def rank_and_alpha(config: Path | None) -> tuple[int | None, float, str]:
+    """Rank (None where nothing is said) and alpha by the YAML `config`, and where they come from.
 
     Raises `CheckpointError`, `Unsupported` for a YAML that cannot be followed.
     """
-    return _rank_and_alpha(_find_config(path))
+    if config is None:
+        return None, 1.0, "no YAML with a `lora_config` beside it: SAT's default alpha 1 is taken"
+    try:
+        found = list(_sections(yaml.safe_load(config.read_text(encoding="utf-8"))))
+    except yaml.YAMLError as error:
+        raise CheckpointError(f"{config} is not YAML: {error}; correct it") from error
+    if len(found) != 1:
+        raise CheckpointError(f"{config} has {len(found)} `lora_config` sections; expected one")
+    target, params = found[0].get("target"), found[0].get("params") or {}
+    if target != TARGET:
+        raise Unsupported(f"{config}: LoRA of {target!r}; this harness reads {TARGET}")
+    try:
+        rank, alpha = int(params["r"]), float(params.get("lora_alpha", 1))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{config}: `lora_config.params` needs `r` and takes `lora_alpha`, both numbers"
+            f" ({type(error).__name__}: {error}); correct it"
+        ) from error
+    said = "lora_alpha" if "lora_alpha" in params else "no lora_alpha, so SAT's default 1,"
+    return rank, alpha, f"{said} in {config.name}"
 
 
 def check_representable(modules: Mapping[str, LoraModule]) -> LoraModule:
@@ -178,7 +159,7 @@ def write_sat_lora(
     name, text = yaml_file or (YAML_NAME, "")
     file = folder / name
     file.write_text(text, encoding="utf-8")
-    if _rank_and_alpha(file if text else None)[:2] != (kind.rank, kind.alpha):
+    if rank_and_alpha(file if text else None)[:2] != (kind.rank, kind.alpha):
         file.write_text(config_text(kind), encoding="utf-8")
 
 
@@ -188,52 +169,6 @@ def config_text(kind: LoraModule) -> str:
     lora = {"target": TARGET, "params": {"r": kind.rank, "lora_alpha": alpha}}
     document = {"model": {"network_config": {"params": {"modules": {"lora_config": lora}}}}}
     return yaml.safe_dump(document, sort_keys=False)
-
-
-def _constant(tensor: Tensor) -> Loader:
-    return lambda: tensor
-
-
-def _find_config(path: Path) -> Path | None:
-    """The YAML with a `lora_config` beside the checkpoint, or beside its iteration's folder."""
-    homes = [path] if path.is_dir() else [path.parent, path.parent.parent]
-    found = [
-        file
-        for home in homes
-        for file in sorted(home.glob("*.y*ml"))
-        if "lora_config" in file.read_text(encoding="utf-8", errors="replace")
-    ]
-    named = [file for file in found if file.name == YAML_NAME]
-    if len(found) > 1 and not named:
-        raise CheckpointError(
-            f"{homes[0]} has {len(found)} YAML files with a `lora_config`: {listed(map(str, found))};"
-            " rank and alpha must come from one. Remove the others"
-        )
-    return (named or found or [None])[0]
-
-
-def _rank_and_alpha(config: Path | None) -> tuple[int | None, float, str]:
-    """Rank, alpha, and where they come from."""
-    if config is None:
-        return None, 1.0, "no YAML with a `lora_config` beside it: SAT's default alpha 1 is taken"
-    try:
-        found = list(_sections(yaml.safe_load(config.read_text(encoding="utf-8"))))
-    except yaml.YAMLError as error:
-        raise CheckpointError(f"{config} is not YAML: {error}; correct it") from error
-    if len(found) != 1:
-        raise CheckpointError(f"{config} has {len(found)} `lora_config` sections; expected one")
-    target, params = found[0].get("target"), found[0].get("params") or {}
-    if target != TARGET:
-        raise Unsupported(f"{config}: LoRA of {target!r}; this harness reads {TARGET}")
-    try:
-        rank, alpha = int(params["r"]), float(params.get("lora_alpha", 1))
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{config}: `lora_config.params` needs `r` and takes `lora_alpha`, both numbers"
-            f" ({type(error).__name__}: {error}); correct it"
-        ) from error
-    said = "lora_alpha" if "lora_alpha" in params else "no lora_alpha, so SAT's default 1,"
-    return rank, alpha, f"{said} in {config.name}"
 
 
 def _sections(node: Any) -> Iterator[dict[str, Any]]:
