@@ -41,6 +41,11 @@ class LazyTensors(Mapping[str, Tensor]):
         return LazyTensors({prefix + name: load for name, load in self._loaders.items()})
 
 
+def held(tensor: Tensor) -> Loader:
+    """A loader of a tensor that is at hand, or mapped, already."""
+    return lambda: tensor
+
+
 def dtype_name(tensor: Tensor) -> str:
     """The dtype without torch's prefix: "bfloat16"."""
     return str(tensor.dtype).removeprefix("torch.")

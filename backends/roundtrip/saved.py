@@ -32,7 +32,7 @@ from backends.checkpoints.sat.checkpoint import (
     read_tensors,
 )
 from backends.checkpoints.sat.layout import find_parts
-from backends.checkpoints.tensors import Loader
+from backends.checkpoints.tensors import Loader, held
 from backends.errors import BackendError, CheckpointError
 
 Shape = Literal["diffusers_pipeline", "diffusers_model", "sat_model", "sat_checkpoint", "lora"]
@@ -220,8 +220,4 @@ def _lora_settings(path: Path) -> dict[str, Any]:
 
 
 def _lazy(state: Mapping[str, Tensor]) -> LazyTensors:
-    return LazyTensors({name: _constant(tensor) for name, tensor in state.items()})
-
-
-def _constant(tensor: Tensor) -> Loader:
-    return lambda: tensor
+    return LazyTensors({name: held(tensor) for name, tensor in state.items()})

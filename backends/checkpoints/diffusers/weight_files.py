@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from backends.checkpoints.report import Notice
-from backends.checkpoints.tensors import LazyTensors, Loader
+from backends.checkpoints.tensors import LazyTensors, Loader, held
 from backends.checkpoints.trust import refuse_old_torch
 from backends.errors import CheckpointError
 
@@ -210,11 +210,7 @@ def _torch_file(path: Path) -> dict[str, Loader]:
     content = read_torch_file(path)
     if not isinstance(content, Mapping) or not all(isinstance(t, Tensor) for t in content.values()):
         raise CheckpointError(f"{path} holds no plain mapping of names to tensors; export it again")
-    return {name: _constant(tensor) for name, tensor in content.items()}
-
-
-def _constant(tensor: Tensor) -> Loader:
-    return lambda: tensor
+    return {name: held(tensor) for name, tensor in content.items()}
 
 
 def _sharded(index: Path, read: Any) -> LazyTensors:

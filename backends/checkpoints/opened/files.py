@@ -17,7 +17,7 @@ from backends.checkpoints.opened.source import Source, Stored, Table, as_stored,
 from backends.checkpoints.sat.checkpoint import TEXT_PREFIX, TRANSFORMER_PREFIX, VAE_PREFIX
 from backends.checkpoints.sat.config import TransformerConfig
 from backends.checkpoints.scales import apply_scales
-from backends.checkpoints.tensors import Loader
+from backends.checkpoints.tensors import Loader, held
 from backends.errors import CheckpointError
 
 _SAT_PREFIXES = {TRANSFORMER_PREFIX: "transformer", VAE_PREFIX: "vae", TEXT_PREFIX: "text_encoder"}
@@ -64,7 +64,7 @@ def tensors_of(path: Path) -> dict[str, Loader]:
             break
         content = cast(Mapping[str, Any], inner)
     loaders: dict[str, Loader] = {
-        name: _constant(value) if isinstance(value, Tensor) else cast(Loader, value)
+        name: held(value) if isinstance(value, Tensor) else cast(Loader, value)
         for name, value in content.items()
         if isinstance(value, Tensor) or callable(value)
     }
@@ -144,7 +144,3 @@ def _is_state(value: object) -> bool:
     return isinstance(value, Mapping) and any(
         isinstance(item, (Tensor, Mapping)) for item in cast(Mapping[str, object], value).values()
     )
-
-
-def _constant(tensor: Tensor) -> Loader:
-    return lambda: tensor

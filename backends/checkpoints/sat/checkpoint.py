@@ -7,7 +7,6 @@ holds {"state_dict": tensors}.
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Collection, Generator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -18,7 +17,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from backends.checkpoints.trust import refuse_old_torch
+from backends.checkpoints.diffusers.weight_files import read_torch_file
 from backends.errors import CheckpointError, Unsupported
 
 State = dict[str, Tensor]
@@ -44,23 +43,7 @@ def read_tensors(path: Path, key: str) -> State:
     Raises `CheckpointError` when the file is missing, damaged, of another layout, or holds pickled
     code, which is never executed.
     """
-    if not path.is_file():
-        raise CheckpointError(f"{path} does not exist; a SAT checkpoint needs it")
-    refuse_old_torch(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
-        first = str(error).strip().splitlines()[0]
-        raise CheckpointError(
-            f"{path} is damaged or holds pickled objects other than tensors, which are not loaded:"
-            f" {first}. Save it again with torch.save({{{key!r}: state_dict}}, path)"
-        ) from error
-    except Exception as error:
-        # torch reports a damaged archive as RuntimeError, OSError, EOFError, KeyError, ...
-        raise CheckpointError(
-            f"{path} cannot be read as a torch file ({type(error).__name__}: {error}); it is damaged,"
-            " incomplete, or a Git LFS pointer. Fetch it again"
-        ) from error
+    content = read_torch_file(path)
     tensors = cast(Any, content).get(key) if isinstance(content, Mapping) else None
     if not isinstance(tensors, Mapping) or not all(
         isinstance(t, Tensor) for t in cast(Mapping[str, Any], tensors).values()
