@@ -13,8 +13,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from backends.checkpoints.config_keys import SCHEDULERS
     from backends.checkpoints.conversion import canonical_state, convert
-    from backends.checkpoints.diffusers.keys import SCHEDULERS
     from backends.checkpoints.lora.lora import Lora, LoraModule
     from backends.checkpoints.lora.reader import is_lora, open_lora, read_lora
     from backends.checkpoints.mapping import to_canonical
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "canonical_state": "conversion",
     "convert": "conversion",
-    "SCHEDULERS": "diffusers.keys",
+    "SCHEDULERS": "config_keys",
     "Lora": "lora.lora",
     "LoraModule": "lora.lora",
     "is_lora": "lora.reader",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from backends.checkpoints.diffusers.document import write_configs
+from backends.checkpoints.diffusers.config import write_configs
 from backends.checkpoints.diffusers.folder import DiffusersFolder, open_diffusers, write_diffusers
 from backends.checkpoints.diffusers.text_encoder import (
     merge_text_encoder,

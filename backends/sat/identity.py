@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from backends.base import Identity, Policies
-from backends.checkpoints.diffusers.document import write_configs
+from backends.checkpoints.diffusers.config import write_configs
 from backends.checkpoints.mapping import transformer_table, vae_table
 from backends.checkpoints.sat.checkpoint import OPTIONAL_TRANSFORMER_KEYS
 from backends.checkpoints.tensors import weight_digest

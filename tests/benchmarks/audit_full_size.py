@@ -25,8 +25,8 @@ import torch
 from full_size import LAYERS, write_both
 from safetensors import safe_open
 
+from backends.checkpoints.config_keys import CONFIG_FILES
 from backends.checkpoints.diffusers.config import read_configs
-from backends.checkpoints.diffusers.keys import CONFIG_FILES
 from backends.micro import model_path
 
 _SWAPPED = 17

@@ -1,19 +1,29 @@
-"""A Diffusers pipeline's JSON configurations, read as the SAT settings that say the same."""
+"""A Diffusers pipeline's JSON configurations, read as SAT settings and written from them.
+
+Three kinds of keys: those that SAT's YAML states too (`stated_settings`), those that SAT's code fixes
+(`config_keys.fixed_keys`), and those that change nothing in this model (`_free`), for which the
+published value is written unless an earlier configuration is at hand.
+"""
 
 from __future__ import annotations
 
-import math
+import json
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
-from backends.checkpoints.diffusers.keys import (
+from backends.checkpoints.config_keys import (
     CONFIG_FILES,
+    INDEX,
+    SCHEDULE_SETTINGS,
     SCHEDULER,
     SCHEDULERS,
     TRANSFORMER,
+    TRANSFORMER_SETTINGS,
     VAE,
+    VAE_SETTINGS,
     fixed_keys,
-    parse,
+    from_diffusers,
+    to_diffusers,
 )
 from backends.checkpoints.sat.config import (
     GuidanceConfig,
@@ -25,18 +35,23 @@ from backends.checkpoints.sat.config import (
     TransformerConfig,
     VaeConfig,
 )
+from backends.checkpoints.sections import Section
 from backends.errors import CheckpointError, Unsupported
 
 
 def read_configs(texts: Mapping[str, str], where: str) -> ModelConfig:
     """SAT's settings of the pipeline whose configuration files have these texts.
 
-    What a Diffusers folder does not say is taken from CogVideo's published YAML: 50 steps with
-    dynamic guidance 6. Raises `CheckpointError` for a damaged file, `Unsupported` where SAT has no
-    such model.
+    `where` names the folder in errors. What a Diffusers folder does not say is taken from CogVideo's
+    published YAML: 50 steps with dynamic guidance 6. Raises `CheckpointError` for a damaged file,
+    `Unsupported` where SAT has no such model.
     """
-    files = {name: parse(texts[name], f"{where}/{name}") for name in CONFIG_FILES}
-    transformer = _transformer(files[TRANSFORMER], f"{where}/{TRANSFORMER}")
+    files = {name: _parsed(texts[name], f"{where}/{name}") for name in CONFIG_FILES}
+    ratio = files[VAE].get("temporal_compression_ratio")
+    if isinstance(ratio, float) and ratio.is_integer():  # a float by Diffusers' signature
+        files[VAE]["temporal_compression_ratio"] = int(ratio)
+    sections = {name: Section(values, f"{where}/{name}") for name, values in files.items()}
+    transformer = _transformer(sections[TRANSFORMER])
     for file, key, expected, default in fixed_keys(
         transformer.patch_size_t, transformer.takes_image
     ):
@@ -46,155 +61,186 @@ def read_configs(texts: Mapping[str, str], where: str) -> ModelConfig:
                 f"{where}/{file}: {key} is {value!r}; SAT's code for this kind of model fixes"
                 f" {expected!r}, so this pipeline has no SAT form"
             )
-    schedule, kind = _schedule(files[SCHEDULER], f"{where}/{SCHEDULER}")
-    vae = files[VAE]
+    schedule, kind = _schedule(sections[SCHEDULER])
     return ModelConfig(
-        scale_factor=_real(vae, "scaling_factor", f"{where}/{VAE}"),
+        scale_factor=sections[VAE].positive_real("scaling_factor"),
         transformer=transformer,
-        vae=_vae(vae, f"{where}/{VAE}"),
+        vae=_vae(sections[VAE]),
         text=TextConfig("t5-v1_1-xxl", transformer.text_length),
         denoiser_schedule=schedule,
         sampler=SamplerConfig(kind, 50, schedule, GuidanceConfig(True, 6.0, 5.0, 50)),
     )
 
 
-def _whole(values: Mapping[str, Any], key: str, where: str) -> int:
-    value = _need(values, key, where)
-    if type(value) is not int or value < 1:
-        raise _wrong(where, key, value, "an integer from 1")
-    return value
+def _parsed(text: str, where: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise CheckpointError(f"{where} is not JSON ({error}); fetch or export it again") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{where} holds {type(values).__name__}, expected a JSON object")
+    return values
 
 
-def _real(values: Mapping[str, Any], key: str, where: str) -> float:
-    """A positive number; a whole one stays an integer, as in the file."""
-    value = _need(values, key, where)
-    if type(value) not in (int, float) or not 0 < value < math.inf:
-        raise _wrong(where, key, value, "a positive number")
-    return value
-
-
-def _flag(values: Mapping[str, Any], key: str, where: str) -> bool:
-    value = values.get(key, False)
-    if type(value) is not bool:
-        raise _wrong(where, key, value, "true or false")
-    return value
-
-
-def _wrong(where: str, key: str, value: object, expected: str) -> CheckpointError:
-    return CheckpointError(
-        f"{where}: `{key}` is {value!r}; expected {expected}. Correct it, or export the pipeline again"
-    )
-
-
-def _need(values: Mapping[str, Any], key: str, where: str) -> Any:
-    if values.get(key) is None:
-        raise CheckpointError(f"{where}: key {key!r} is missing; export the pipeline again")
-    return values[key]
-
-
-def _transformer(values: Mapping[str, Any], where: str) -> TransformerConfig:
-    rotary = _flag(values, "use_rotary_positional_embeddings", where)
-    in_channels, out_channels = (
-        _whole(values, "in_channels", where),
-        _whole(values, "out_channels", where),
-    )
-    if in_channels not in (out_channels, 2 * out_channels):
-        raise Unsupported(
-            f"{where}: {in_channels} channels in and {out_channels} out; SAT has text-to-video models,"
-            " with as many in as out, and image-to-video models, with twice as many"
-        )
-    patch_size_t = (
-        None if values.get("patch_size_t") is None else _whole(values, "patch_size_t", where)
-    )
-    learned = _flag(values, "use_learned_positional_embeddings", where)
+def _transformer(values: Section) -> TransformerConfig:
+    rotary = values.get("use_rotary_positional_embeddings", bool, False)
     # Diffusers takes 0 as none.
-    absent = values.get("ofs_embed_dim") is None or values["ofs_embed_dim"] == 0
-    ofs_embed_dim = None if absent else _whole(values, "ofs_embed_dim", where)
-    if patch_size_t is not None and (learned or not rotary):
-        raise Unsupported(
-            f"{where}: patches in time need the rotary embedding alone; SAT has no other such model"
-        )
-    if (patch_size_t is None and ofs_embed_dim) or (learned and not rotary):
-        raise Unsupported(
-            f"{where}: a mixture of CogVideoX 1.0 and 1.5 (patch_size_t {patch_size_t},"
-            f" ofs_embed_dim {ofs_embed_dim}), of which SAT has no model"
-        )
-    heads, head_size = (
-        _whole(values, "num_attention_heads", where),
-        _whole(values, "attention_head_dim", where),
+    has_ofs = values.has("ofs_embed_dim") and values.get("ofs_embed_dim", int) != 0
+    spatial, temporal = (
+        1.0 if rotary else values.positive_real(f"{axis}_interpolation_scale")
+        for axis in ("spatial", "temporal")
     )
-    spatial = 1.0 if rotary else float(_real(values, "spatial_interpolation_scale", where))
-    temporal = 1.0 if rotary else float(_real(values, "temporal_interpolation_scale", where))
-    return TransformerConfig(
-        num_layers=_whole(values, "num_layers", where),
-        hidden_size=heads * head_size,
-        num_attention_heads=heads,
-        time_embed_dim=_whole(values, "time_embed_dim", where),
-        in_channels=in_channels,
-        out_channels=out_channels,
-        patch_size=_whole(values, "patch_size", where),
-        num_frames=_whole(values, "sample_frames", where),
-        time_compressed_rate=_whole(values, "temporal_compression_ratio", where),
-        latent_height=_whole(values, "sample_height", where),
-        latent_width=_whole(values, "sample_width", where),
-        text_length=_whole(values, "max_text_seq_length", where),
-        text_hidden_size=_whole(values, "text_embed_dim", where),
+    heads = values.positive("num_attention_heads")
+    config = TransformerConfig(
+        **from_diffusers(TRANSFORMER_SETTINGS, values),
+        hidden_size=heads * values.positive("attention_head_dim"),
+        patch_size=values.positive("patch_size"),
         positions="rotary" if rotary else "sin_cos",
         interpolation=(temporal, spatial, spatial),
-        qk_norm=True,
-        elementwise_affine=True,
-        layernorm_epsilon=_real(values, "norm_eps", where),
-        vocab_size=1,
-        max_sequence_length=64,
-        patch_size_t=patch_size_t,
-        ofs_embed_dim=ofs_embed_dim,
-        learned_positions=learned,
+        patch_size_t=values.positive("patch_size_t") if values.has("patch_size_t") else None,
+        ofs_embed_dim=values.positive("ofs_embed_dim") if has_ofs else None,
+        learned_positions=values.get("use_learned_positional_embeddings", bool, False),
     )
+    config.check(values.where)
+    return config
 
 
-def _vae(values: Mapping[str, Any], where: str) -> VaeConfig:
-    widths: Any = _need(values, "block_out_channels", where)
-    if not isinstance(widths, list) or not widths or not all(
-        type(width) is int and width > 0 for width in cast("list[object]", widths)
-    ):  # fmt: skip
-        raise _wrong(where, "block_out_channels", widths, "a list of integers from 1")
+def _vae(values: Section) -> VaeConfig:
+    widths = values.multipliers("block_out_channels")
     if any(width % widths[0] for width in widths):
         raise Unsupported(
-            f"{where}: block_out_channels {widths} are not multiples of the first one"
+            f"{values.where}: block_out_channels {list(widths)} are not multiples of the first one"
         )
     for key in ("down_block_types", "up_block_types"):
         kind = f"CogVideoX{key.split('_')[0].title()}Block3D"
-        if _need(values, key, where) != [kind] * len(widths):
-            raise Unsupported(f"{where}: {key} is {values[key]}; SAT has {len(widths)} x {kind}")
-    channels = _whole(values, "in_channels", where)
-    if channels != _whole(values, "out_channels", where):
-        raise Unsupported(f"{where}: {channels} channels in, {values['out_channels']} out")
-    return VaeConfig(
+        if (found := values.get(key, list)) != [kind] * len(widths):
+            raise Unsupported(f"{values.where}: {key} is {found}; SAT has {len(widths)} x {kind}")
+    config = VaeConfig(
+        **from_diffusers(VAE_SETTINGS, values),
         ch=widths[0],
         ch_mult=tuple(width // widths[0] for width in widths),
-        num_res_blocks=_whole(values, "layers_per_block", where),
-        z_channels=_whole(values, "latent_channels", where),
-        image_channels=channels,
-        temporal_compress_times=int(_real(values, "temporal_compression_ratio", where)),
     )
+    values.require("out_channels", config.image_channels, None)
+    return config
 
 
-def _schedule(values: Mapping[str, Any], where: str) -> tuple[ScheduleConfig, SamplerKind]:
-    name = _need(values, "_class_name", where)
+def _schedule(values: Section) -> tuple[ScheduleConfig, SamplerKind]:
+    name = values.get("_class_name", str)
     if name not in SCHEDULERS:
         raise Unsupported(
-            f"{where}: SAT has no sampler like {name}; it has {', '.join(SCHEDULERS)}"
+            f"{values.where}: SAT has no sampler like {name}; it has {', '.join(SCHEDULERS)}"
         )
-    schedule = ScheduleConfig(
-        linear_start=_real(values, "beta_start", where),
-        linear_end=_real(values, "beta_end", where),
-        num_timesteps=_whole(values, "num_train_timesteps", where),
-        shift_scale=float(_real(values, "snr_shift_scale", where)),
-        keep_start=False,
-        post_shift=False,
-    )
-    if not schedule.linear_start < schedule.linear_end < 1:
-        raise _wrong(
-            where, "beta_end", schedule.linear_end, "more than `beta_start`, and less than 1"
-        )
+    schedule = ScheduleConfig(**from_diffusers(SCHEDULE_SETTINGS, values))
+    schedule.check(values.where)
     return schedule, SCHEDULERS[name]
+
+
+def write_configs(
+    config: ModelConfig, base: Mapping[str, str] | None, tokenizer_class: str
+) -> dict[str, str]:
+    """Texts of the four configuration files of the pipeline that `config` describes.
+
+    `base` are an earlier pipeline's texts: kept to the byte if they still say the same as `config`,
+    otherwise overridden key by key. Raises `Unsupported` where Diffusers has no such model.
+    """
+    _refuse(config)
+    stated = stated_settings(config)
+    if base is not None:
+        if stated_settings(read_configs(base, "earlier configuration")) == stated:
+            return dict(base)
+        start = {name: _parsed(base[name], name) for name in CONFIG_FILES}
+    else:
+        start = _free(config, tokenizer_class)
+        transformer = config.transformer
+        for file, key, value, _ in fixed_keys(transformer.patch_size_t, transformer.takes_image):
+            start[file][key] = value
+    return {
+        name: json.dumps({**start[name], **stated[name]}, indent=2) + "\n" for name in CONFIG_FILES
+    }
+
+
+def _refuse(config: ModelConfig) -> None:
+    transformer, schedule = config.transformer, config.sampler.schedule
+    if config.denoiser_schedule != schedule:
+        raise Unsupported(
+            f"the YAML gives the denoiser one schedule ({config.denoiser_schedule}) and the sampler"
+            f" another ({schedule}); Diffusers has one for both. Make them equal"
+        )
+    if schedule.keep_start or schedule.post_shift:
+        raise Unsupported("keep_start and post_shift of the schedule have no Diffusers form")
+    if not (transformer.qk_norm and transformer.elementwise_affine):
+        raise Unsupported("Diffusers' transformer has query/key norms, and affine norms, always")
+    if transformer.interpolation[1] != transformer.interpolation[2]:
+        raise Unsupported(
+            f"positions are divided by {transformer.interpolation} (time, height, width); Diffusers"
+            " has one divisor for height and width"
+        )
+
+
+def stated_settings(config: ModelConfig) -> dict[str, dict[str, Any]]:
+    """What the YAML says, in Diffusers' words."""
+    transformer, vae, schedule = config.transformer, config.vae, config.sampler.schedule
+    widths = [vae.ch * multiplier for multiplier in vae.ch_mult]
+    positions: dict[str, Any] = {
+        "use_rotary_positional_embeddings": transformer.positions == "rotary"
+    }
+    if transformer.positions == "sin_cos":
+        positions["spatial_interpolation_scale"] = transformer.interpolation[1]
+        positions["temporal_interpolation_scale"] = transformer.interpolation[0]
+    scheduler = {kind: name for name, kind in SCHEDULERS.items()}[config.sampler.kind]
+    return {
+        INDEX: {"scheduler": ["diffusers", scheduler]},
+        TRANSFORMER: {
+            **to_diffusers(TRANSFORMER_SETTINGS, transformer),
+            "attention_head_dim": transformer.head_size,
+            "patch_size": transformer.patch_size,
+            "patch_size_t": transformer.patch_size_t,
+            "ofs_embed_dim": transformer.ofs_embed_dim,
+            "use_learned_positional_embeddings": transformer.learned_positions,
+            **positions,
+        },
+        VAE: {
+            **to_diffusers(VAE_SETTINGS, vae),
+            "out_channels": vae.image_channels,
+            "down_block_types": ["CogVideoXDownBlock3D"] * len(widths),
+            "up_block_types": ["CogVideoXUpBlock3D"] * len(widths),
+            "block_out_channels": widths,
+            "scaling_factor": config.scale_factor,
+        },
+        SCHEDULER: {"_class_name": scheduler, **to_diffusers(SCHEDULE_SETTINGS, schedule)},
+    }
+
+
+def _free(config: ModelConfig, tokenizer_class: str) -> dict[str, dict[str, Any]]:
+    """Keys that neither the YAML nor SAT's code decides.
+
+    The rotary model reads no interpolation scale. The VAE's sample size decides the tile size only;
+    it is the size that the transformer's latents decode to, and for 1.5, which has no size of its
+    own, that of every published VAE. 1.5 reads no `patch_bias`, and without an image no
+    `invert_scale_latents` (`fixed_keys`, which has the last word).
+    """
+    transformer, pixels = config.transformer, config.vae.spatial_compression
+    is_15 = transformer.patch_size_t is not None
+    size = (transformer.latent_height * pixels, transformer.latent_width * pixels)
+    return {
+        INDEX: {
+            "text_encoder": ["transformers", "T5EncoderModel"],
+            "tokenizer": ["transformers", tokenizer_class],
+            "transformer": ["diffusers", "CogVideoXTransformer3DModel"],
+            "vae": ["diffusers", "AutoencoderKLCogVideoX"],
+        },
+        TRANSFORMER: {
+            "_class_name": "CogVideoXTransformer3DModel",
+            "spatial_interpolation_scale": 1.875,
+            "temporal_interpolation_scale": 1.0,
+            "patch_bias": not is_15,
+        },
+        VAE: {
+            "_class_name": "AutoencoderKLCogVideoX",
+            "force_upcast": True,
+            "invert_scale_latents": is_15,
+            "sample_height": 480 if is_15 else size[0],
+            "sample_width": 720 if is_15 else size[1],
+        },
+        SCHEDULER: {"clip_sample_range": 1.0, "sample_max_value": 1.0},
+    }

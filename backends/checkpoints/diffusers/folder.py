@@ -9,8 +9,8 @@ from pathlib import Path
 from torch import Tensor
 
 from backends.checkpoints import sidecar
+from backends.checkpoints.config_keys import CONFIG_FILES, INDEX
 from backends.checkpoints.diffusers.config import read_configs
-from backends.checkpoints.diffusers.keys import CONFIG_FILES, INDEX
 from backends.checkpoints.diffusers.weight_files import (
     MODEL,
     TEXT_ENCODER,

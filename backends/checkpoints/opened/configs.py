@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from backends.checkpoints.diffusers.document import stated_settings
-from backends.checkpoints.diffusers.keys import (
+from backends.checkpoints.config_keys import (
+    ABSENT,
     CONFIG_FILES,
     FIXED,
     INDEX,
@@ -18,6 +18,7 @@ from backends.checkpoints.diffusers.keys import (
     TRANSFORMER,
     VAE,
 )
+from backends.checkpoints.diffusers.config import stated_settings
 from backends.checkpoints.sat.config import ModelConfig
 from backends.checkpoints.trust import read_mapping
 
@@ -33,27 +34,6 @@ _BOOKKEEPING = frozenset(
     {"_diffusers_version", "_name_or_path", "_commit_hash", "transformers_version", "architectures",
      "dtype", "torch_dtype", "model_type"}
 )  # fmt: skip
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    TRANSFORMER: {
-        "max_text_seq_length": 226,
-        "norm_eps": 1e-5,
-        "patch_size": 2,
-        "sample_frames": 49,
-        "sample_height": 60,
-        "sample_width": 90,
-        "spatial_interpolation_scale": 1.875,
-        "temporal_interpolation_scale": 1.0,
-        "use_rotary_positional_embeddings": False,
-    },
-    VAE: {"scaling_factor": 1.15258426, "temporal_compression_ratio": 4},
-    SCHEDULER: {
-        "beta_end": 0.0120,
-        "beta_start": 0.00085,
-        "num_train_timesteps": 1000,
-        "snr_shift_scale": 3.0,
-    },
-}
-"""What Diffusers' classes take for absent keys, besides those in `diffusers_keys.FIXED`."""
 
 
 def diffusers_settings(path: Path) -> dict[str, Any]:
@@ -81,7 +61,7 @@ def component_settings(path: Path, component: str) -> dict[str, Any] | None:
 def _stated(path: Path, file: str, component: str) -> dict[str, Any]:
     """What `path` says, completed as the class that reads a pipeline's `file` completes it."""
     values = read_mapping(path)
-    values |= {k: v for k, v in _DEFAULTS.get(file, {}).items() if k not in values}
+    values |= {k: v for k, v in ABSENT.get(file, {}).items() if k not in values}
     values |= {k: v for f, k, _, v in FIXED if f == file and k not in values}
     return {f"{component}.{key}": v for key, v in values.items() if key not in _BOOKKEEPING}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from backends.checkpoints.diffusers.keys import CONFIG_FILES
+from backends.checkpoints.config_keys import CONFIG_FILES
 from backends.checkpoints.diffusers.weight_files import (
     MODEL,
     TEXT_ENCODER,

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from backends.errors import CheckpointError, Unsupported
+
 PositionKind = Literal["sin_cos", "rotary"]
 SamplerKind = Literal["ddim", "dpm"]
 
@@ -46,6 +48,28 @@ class TransformerConfig:
     patch_size_t: int | None = None
     ofs_embed_dim: int | None = None
     learned_positions: bool = False
+
+    def check(self, where: str) -> None:
+        """Raise `Unsupported` for a kind of model that neither code base has."""
+        if self.in_channels not in (self.out_channels, 2 * self.out_channels):
+            raise Unsupported(
+                f"{where}: {self.in_channels} channels in and {self.out_channels} out; SAT has"
+                " text-to-video models, with as many in as out, and image-to-video models, with twice"
+                " as many"
+            )
+        rotary, is_15 = self.positions == "rotary", self.patch_size_t is not None
+        if is_15 and (self.learned_positions or not rotary):
+            raise Unsupported(
+                f"{where}: patches in time, as CogVideoX 1.5 has, need its rotary positions alone"
+            )
+        if self.learned_positions and not rotary:
+            raise Unsupported(f"{where}: learned positions are supported beside rotary ones only")
+        if self.ofs_embed_dim is not None and not is_15:
+            raise Unsupported(
+                f"{where}: a mixture of CogVideoX 1.0 and 1.5, of which there is no model:"
+                f" ofs_embed_dim {self.ofs_embed_dim}, as 1.5 has, but a patch_size of 1.0; CogVideo's"
+                " main branch takes a list there, such as [2, 2, 2]"
+            )
 
     @property
     def head_size(self) -> int:
@@ -108,6 +132,15 @@ class ScheduleConfig:
     shift_scale: float
     keep_start: bool
     post_shift: bool
+
+    def check(self, where: str) -> None:
+        """Raise `CheckpointError` for noise that does not rise from step to step."""
+        if not self.linear_start < self.linear_end < 1:
+            raise CheckpointError(
+                f"{where}: noise from linear_start (beta_start in Diffusers) {self.linear_start} to"
+                f" linear_end (beta_end) {self.linear_end}; expected a rise that ends below 1. Correct"
+                " the file"
+            )
 
 
 @dataclass(frozen=True)

@@ -5,19 +5,27 @@ Paths in it are relative to the folder, so start SAT's `sample_video.py --base <
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
+from backends.checkpoints.config_keys import (
+    DIFFUSION,
+    GUIDERS,
+    POSITIONS,
+    SAMPLERS,
+    SCHEDULE_SETTINGS,
+    TRANSFORMER_SETTINGS,
+    VAE_SETTINGS,
+    to_sat,
+)
 from backends.checkpoints.sat.config import (
     ModelConfig,
     ScheduleConfig,
     TransformerConfig,
     VaeConfig,
 )
-
-_DIFFUSION = "sgm.modules.diffusionmodules"
-_SAMPLERS = {"ddim": "VideoDDIMSampler", "dpm": "VPSDEDPMPP2MSampler"}
 
 
 def sat_document(config: ModelConfig, dtype: str) -> str:
@@ -49,12 +57,12 @@ def _model(config: ModelConfig) -> dict[str, Any]:
         **image,
         "log_keys": ["txt"],
         "denoiser_config": {
-            "target": f"{_DIFFUSION}.denoiser.DiscreteDenoiser",
+            "target": f"{DIFFUSION}.denoiser.DiscreteDenoiser",
             "params": {
                 "num_idx": config.denoiser_schedule.num_timesteps,
                 "quantize_c_noise": False,
-                "weighting_config": {"target": f"{_DIFFUSION}.denoiser_weighting.EpsWeighting"},
-                "scaling_config": {"target": f"{_DIFFUSION}.denoiser_scaling.VideoScaling"},
+                "weighting_config": {"target": f"{DIFFUSION}.denoiser_weighting.EpsWeighting"},
+                "scaling_config": {"target": f"{DIFFUSION}.denoiser_scaling.VideoScaling"},
                 "discretization_config": _schedule(config.denoiser_schedule),
             },
         },
@@ -94,11 +102,11 @@ def _model(config: ModelConfig) -> dict[str, Any]:
             },
         },
         "loss_fn_config": {
-            "target": f"{_DIFFUSION}.loss.VideoDiffusionLoss",
+            "target": f"{DIFFUSION}.loss.VideoDiffusionLoss",
             "params": {
                 "offset_noise_level": 0,
                 "sigma_sampler_config": {
-                    "target": f"{_DIFFUSION}.sigma_sampling.DiscreteSampling",
+                    "target": f"{DIFFUSION}.sigma_sampling.DiscreteSampling",
                     "params": {
                         "uniform_sampling": True,
                         "num_idx": config.denoiser_schedule.num_timesteps,
@@ -112,55 +120,48 @@ def _model(config: ModelConfig) -> dict[str, Any]:
 
 
 def _transformer(config: TransformerConfig) -> dict[str, Any]:
-    place: dict[str, Any] = {"text_length": config.text_length}
+    rows = TRANSFORMER_SETTINGS
+    place = to_sat(rows, config, "pos_embed_config")
     if config.positions == "rotary":
-        kind = "Rotary3DPositionEmbeddingMixin"
         place["hidden_size_head"] = config.head_size
         if config.learned_positions:
             place["learnable_pos_embed"] = True
     else:
-        kind = "Basic3DPositionEmbeddingMixin"
         for axis, divisor in zip(("time", "height", "width"), config.interpolation, strict=True):
             place[f"{axis}_interpolation"] = divisor
     side, ofs = config.patch_size, config.ofs_embed_dim
     return {
         **({} if ofs is None else {"ofs_embed_dim": ofs}),
-        "time_embed_dim": config.time_embed_dim,
-        "elementwise_affine": config.elementwise_affine,
-        "num_frames": config.num_frames,
-        "time_compressed_rate": config.time_compressed_rate,
-        "latent_width": config.latent_width,
-        "latent_height": config.latent_height,
-        "num_layers": config.num_layers,
+        **to_sat(rows, config),
         "patch_size": side if config.patch_size_t is None else [config.patch_size_t, side, side],
-        "in_channels": config.in_channels,
-        "out_channels": config.out_channels,
         "hidden_size": config.hidden_size,
         "adm_in_channels": 256,
-        "num_attention_heads": config.num_attention_heads,
         "transformer_args": {
             "checkpoint_activations": True,
-            "vocab_size": config.vocab_size,
-            "max_sequence_length": config.max_sequence_length,
+            **to_sat(rows, config, "transformer_args"),
             "layernorm_order": "pre",
-            "layernorm_epsilon": config.layernorm_epsilon,
             "skip_init": False,
             "model_parallel_size": 1,
             "is_decoder": False,
         },
         "modules": {
-            "pos_embed_config": {"target": f"dit_video_concat.{kind}", "params": place},
+            "pos_embed_config": {"target": _named(POSITIONS, config.positions), "params": place},
             "patch_embed_config": {
                 "target": "dit_video_concat.ImagePatchEmbeddingMixin",
-                "params": {"text_hidden_size": config.text_hidden_size},
+                "params": to_sat(rows, config, "patch_embed_config"),
             },
             "adaln_layer_config": {
                 "target": "dit_video_concat.AdaLNMixin",
-                "params": {"qk_ln": config.qk_norm},
+                "params": to_sat(rows, config, "adaln_layer_config"),
             },
             "final_layer_config": {"target": "dit_video_concat.FinalLayerMixin"},
         },
     }
+
+
+def _named(classes: Mapping[str, object], kind: object) -> str:
+    """SAT's class of a kind."""
+    return next(name for name, found in classes.items() if found == kind)
 
 
 def _vae(kind: str, config: VaeConfig, gather_norm: bool) -> dict[str, Any]:
@@ -168,49 +169,38 @@ def _vae(kind: str, config: VaeConfig, gather_norm: bool) -> dict[str, Any]:
         "target": f"vae_modules.cp_enc_dec.{kind}",
         "params": {
             "double_z": True,
-            "z_channels": config.z_channels,
+            **to_sat(VAE_SETTINGS, config),
             "resolution": 256,
-            "in_channels": config.image_channels,
             "out_ch": config.image_channels,
             "ch": config.ch,
             "ch_mult": list(config.ch_mult),
             "attn_resolutions": [],
-            "num_res_blocks": config.num_res_blocks,
             "dropout": 0.0,
             "gather_norm": gather_norm,
-            "temporal_compress_times": config.temporal_compress_times,
         },
     }
 
 
 def _schedule(config: ScheduleConfig) -> dict[str, Any]:
     return {
-        "target": f"{_DIFFUSION}.discretizer.ZeroSNRDDPMDiscretization",
-        "params": {
-            "linear_start": config.linear_start,
-            "linear_end": config.linear_end,
-            "num_timesteps": config.num_timesteps,
-            "shift_scale": config.shift_scale,
-            "keep_start": config.keep_start,
-            "post_shift": config.post_shift,
-        },
+        "target": f"{DIFFUSION}.discretizer.ZeroSNRDDPMDiscretization",
+        "params": to_sat(SCHEDULE_SETTINGS, config),
     }
 
 
 def _sampler(config: ModelConfig) -> dict[str, Any]:
     sampler, guidance = config.sampler, config.sampler.guidance
-    guider = "DynamicCFG" if guidance.dynamic else "VanillaCFG"
     scale: dict[str, Any] = {"scale": guidance.scale}
     if guidance.dynamic:
         scale |= {"exp": guidance.exp, "num_steps": guidance.num_steps}
     return {
-        "target": f"{_DIFFUSION}.sampling.{_SAMPLERS[sampler.kind]}",
+        "target": _named(SAMPLERS, sampler.kind),
         "params": {
             "num_steps": sampler.num_steps,
             "verbose": True,
             "discretization_config": _schedule(sampler.schedule),
             "guider_config": {
-                "target": f"{_DIFFUSION}.guiders.{guider}",
+                "target": _named(GUIDERS, guidance.dynamic),
                 "params": scale,
             },
         },

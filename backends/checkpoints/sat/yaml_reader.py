@@ -7,29 +7,29 @@ config from anywhere can be read. What this backend cannot render is refused by 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
+from backends.checkpoints.config_keys import (
+    DIFFUSION,
+    GUIDERS,
+    POSITIONS,
+    SAMPLERS,
+    SCHEDULE_SETTINGS,
+    TRANSFORMER_SETTINGS,
+    VAE_SETTINGS,
+    from_sat,
+)
 from backends.checkpoints.sat.config import (
     GuidanceConfig,
     ModelConfig,
     SamplerConfig,
-    SamplerKind,
     ScheduleConfig,
     TextConfig,
+    TransformerConfig,
     VaeConfig,
 )
-from backends.checkpoints.sat.sections import Section, only
-from backends.checkpoints.sat.yaml_transformer import read_transformer
+from backends.checkpoints.sections import Section, only
 from backends.errors import CheckpointError, Unsupported
-
-_DIFFUSION = "sgm.modules.diffusionmodules"
-_SAMPLERS: dict[str, SamplerKind] = {
-    f"{_DIFFUSION}.sampling.VideoDDIMSampler": "ddim",
-    f"{_DIFFUSION}.sampling.VPSDEDPMPP2MSampler": "dpm",
-}
-_GUIDERS = {
-    f"{_DIFFUSION}.guiders.VanillaCFG": False,
-    f"{_DIFFUSION}.guiders.DynamicCFG": True,
-}
 
 
 def read_config(path: Path) -> ModelConfig:
@@ -39,12 +39,12 @@ def read_config(path: Path) -> ModelConfig:
     describes a model that this backend does not render.
     """
     model = Section.from_file(path).section("model")
-    denoiser = only(model.section("denoiser_config"), f"{_DIFFUSION}.denoiser.DiscreteDenoiser")
+    denoiser = only(model.section("denoiser_config"), f"{DIFFUSION}.denoiser.DiscreteDenoiser")
     denoiser.require("num_idx", 1000, None)
     denoiser.require("quantize_c_noise", False, True)
-    only(denoiser.section("scaling_config"), f"{_DIFFUSION}.denoiser_scaling.VideoScaling").done()
+    only(denoiser.section("scaling_config"), f"{DIFFUSION}.denoiser_scaling.VideoScaling").done()
     text = _text(model.section("conditioner_config"))
-    transformer = read_transformer(model.section("network_config"))
+    transformer = _transformer(model.section("network_config"))
     if text.max_length != transformer.text_length:
         raise CheckpointError(
             f"{path}: T5's max_length is {text.max_length} but the transformer's text_length is"
@@ -58,6 +58,77 @@ def read_config(path: Path) -> ModelConfig:
         denoiser_schedule=_schedule(denoiser.section("discretization_config")),
         sampler=_sampler(model.section("sampler_config")),
     )
+
+
+def _transformer(section: Section) -> TransformerConfig:
+    params = only(section, "dit_video_concat.DiffusionTransformer")
+    patch_size_t, patch_size = _patch_size(params)
+    args = params.section("transformer_args")
+    args.require("layernorm_order", "pre", "pre")
+    args.require("is_decoder", False, False)
+    args.require("model_parallel_size", 1, 1)
+    args.ignore("checkpoint_activations", "skip_init")
+    modules = params.section("modules")
+    if modules.has("lora_config"):
+        raise Unsupported("the config adds LoRA weights; merge them into the checkpoint first")
+    positions = modules.section("pos_embed_config")
+    kind = positions.target(POSITIONS)
+    place = positions.section("params")
+    place.require("rot_v", False, False)
+    place.ignore("hidden_size_head")
+    patch = only(modules.section("patch_embed_config"), "dit_video_concat.ImagePatchEmbeddingMixin")
+    layers = only(modules.section("adaln_layer_config"), "dit_video_concat.AdaLNMixin")
+    only(modules.section("final_layer_config"), "dit_video_concat.FinalLayerMixin").done()
+    for flag in ("use_SwiGLU", "use_RMSNorm"):
+        params.require(flag, False, False)
+    params.require("num_classes", None, None)
+    params.require("input_time", "adaln", "adaln")
+    params.ignore("adm_in_channels", "dtype", "ofs_embed_dim")
+    hidden_size, heads = params.positive("hidden_size"), params.positive("num_attention_heads")
+    if hidden_size % heads:
+        raise CheckpointError(
+            f"{params.where}: hidden_size {hidden_size} is no multiple of num_attention_heads {heads};"
+            " correct the file"
+        )
+    sections = {
+        "": params,
+        "transformer_args": args,
+        "pos_embed_config": place,
+        "patch_embed_config": patch,
+        "adaln_layer_config": layers,
+    }
+    time, height, width = (
+        place.positive_real(f"{axis}_interpolation", 1.0) for axis in ("time", "height", "width")
+    )
+    config = TransformerConfig(
+        **from_sat(TRANSFORMER_SETTINGS, sections, time_embed_dim=hidden_size),
+        hidden_size=hidden_size,
+        patch_size=patch_size,
+        positions=kind,
+        interpolation=(time, height, width),
+        patch_size_t=patch_size_t,
+        ofs_embed_dim=params.positive("ofs_embed_dim") if params.has("ofs_embed_dim") else None,
+        learned_positions=place.get("learnable_pos_embed", bool, False),
+    )
+    config.check(params.where)
+    for part in (*sections.values(), modules):
+        part.done()
+    return config
+
+
+def _patch_size(params: Section) -> tuple[int | None, int]:
+    """Size along time, None for 1.0's 2-D patches, and along height and width."""
+    value = params.get("patch_size", object)
+    if isinstance(value, int):
+        return None, params.positive("patch_size")
+    sizes = cast(list[object], params.get("patch_size", list))
+    match sizes:
+        case [int(time), int(height), int(width)] if height == width and min(time, height) > 0:
+            return time, height
+        case _:
+            raise Unsupported(
+                f"patch_size is {sizes}; the `sat` backend renders square patches, such as [2, 2, 2]"
+            )
 
 
 def _text(section: Section) -> TextConfig:
@@ -92,14 +163,10 @@ def _vae_side(params: Section) -> VaeConfig:
     params.require("attn_resolutions", [], [])
     # Dropout is off when rendering; `gather_norm` and `resolution` do nothing on one device.
     params.ignore("dropout", "gather_norm", "resolution")
-    multipliers = params.multipliers("ch_mult")
     config = VaeConfig(
+        **from_sat(VAE_SETTINGS, {"": params}),
         ch=params.positive("ch"),
-        ch_mult=multipliers,
-        num_res_blocks=params.positive("num_res_blocks"),
-        z_channels=params.positive("z_channels"),
-        image_channels=params.positive("in_channels"),
-        temporal_compress_times=params.positive("temporal_compress_times", 4),
+        ch_mult=params.multipliers("ch_mult"),
     )
     params.require("out_ch", config.image_channels, None)
     params.done()
@@ -107,31 +174,20 @@ def _vae_side(params: Section) -> VaeConfig:
 
 
 def _schedule(section: Section) -> ScheduleConfig:
-    params = only(section, f"{_DIFFUSION}.discretizer.ZeroSNRDDPMDiscretization")
-    config = ScheduleConfig(
-        linear_start=params.positive_real("linear_start", 0.00085),
-        linear_end=params.positive_real("linear_end", 0.0120),
-        num_timesteps=params.positive("num_timesteps", 1000),
-        shift_scale=params.positive_real("shift_scale", 1.0),
-        keep_start=params.get("keep_start", bool, False),
-        post_shift=params.get("post_shift", bool, False),
-    )
-    if not config.linear_start < config.linear_end < 1:
-        raise CheckpointError(
-            f"{params.where}: noise from linear_start {config.linear_start} to linear_end"
-            f" {config.linear_end}; expected a rise that ends below 1. Correct the file"
-        )
+    params = only(section, f"{DIFFUSION}.discretizer.ZeroSNRDDPMDiscretization")
+    config = ScheduleConfig(**from_sat(SCHEDULE_SETTINGS, {"": params}))
+    config.check(params.where)
     params.done()
     return config
 
 
 def _sampler(section: Section) -> SamplerConfig:
-    kind = section.target(_SAMPLERS)
+    kind = section.target(SAMPLERS)
     params = section.section("params")
     params.require("fixed_frames", 0, 0)
     steps = params.positive("num_steps")
     guider = params.section("guider_config")
-    dynamic = guider.target(_GUIDERS)
+    dynamic = guider.target(GUIDERS)
     values = guider.section("params")
     guidance = GuidanceConfig(
         dynamic=dynamic,

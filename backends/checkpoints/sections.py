@@ -1,5 +1,4 @@
-"""Reading a YAML file by sections, with errors that name the file, the place and what was
-expected."""
+"""Settings of a YAML or JSON file read by sections; errors name file, place and what was expected."""
 
 from __future__ import annotations
 
@@ -77,6 +76,15 @@ class Section:
         if value <= 0:
             raise CheckpointError(f"{self._where}: {key!r} is {value}, expected a positive number")
         return value
+
+    def number(self, key: str, kind: type[Any], default: Any = None) -> Any:
+        """The value of `key`: a flag, an integer of at least 1, or a real number above 0.
+
+        `kind` is bool, int or float; `default` is the value of an absent key, None if it must be there.
+        """
+        if kind is bool:
+            return self.get(key, bool, default)
+        return (self.positive if kind is int else self.positive_real)(key, default)
 
     def multipliers(self, key: str) -> tuple[int, ...]:
         """The value of `key`, a list of integers of at least 1."""
