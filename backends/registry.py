@@ -15,13 +15,15 @@ from typing import Any, cast
 
 from backends.base import Approximation, Backend
 from backends.errors import InvalidRequest
+from backends.worker import extras
 
 _ROWS = {
     "diffusers": "backends.diffusers.adapter:DiffusersBackend",
     "diffusers_offload": "backends.diffusers.adapter:DiffusersBackend",
     "sat": "backends.sat.adapter:SatBackend",
 }
-
+_EXTRAS = {"sat": "sat"}
+"""The backends whose stack comes with an extra (`backends.worker.extras`)."""
 
 _lent: dict[str, Backend] = {}
 
@@ -59,6 +61,12 @@ def load(name: str) -> Backend:
         raise InvalidRequest(f"unknown backend {name!r}{hint} Known: {', '.join(sorted(rows))}")
     module, attribute = rows[name].split(":")
     return cast(Backend, getattr(import_module(module), attribute)())
+
+
+def require(name: str) -> None:
+    """Raise `MissingPrerequisite` if this interpreter lacks the extra that backend `name` needs."""
+    if name in _EXTRAS:
+        extras.require(_EXTRAS[name])
 
 
 def approximations(name: str, options: Mapping[str, Any]) -> Mapping[str, Approximation]:

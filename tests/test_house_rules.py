@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 HARNESS_MAY_USE = {
     "backends.base",
     "backends.worker.environment",
+    "backends.worker.extras",
     "backends.errors",
     "backends.stages.given",
     "backends.micro",

@@ -23,6 +23,7 @@ import torch.distributed as dist
 from torch import nn
 
 from backends.errors import MissingPrerequisite, Unsupported
+from backends.worker.extras import command, missing, needs
 
 Hook = Callable[..., torch.Tensor]
 
@@ -42,12 +43,13 @@ def _import_sat() -> Any:
             sat = import_module("sat.model.base_model")
             import_module("sat.mpu")
             import_module("sat.ops.layernorm")
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         # SAT imports its training code, and with it packages that it does not declare (wandb).
-        needed = {"sat": "SwissArmyTransformer wandb"}.get(error.name or "sat", error.name)
+        raise MissingPrerequisite(needs("sat", missing("sat") or [str(error.name)])) from error
+    except ImportError as error:
         raise MissingPrerequisite(
             f"package `sat` cannot be imported here ({error}); it is needed by the `sat` backend."
-            f" Install what is missing: pip install {needed}"
+            f" Install what it imports in versions that go together: {command('sat')}"
         ) from error
     logging.getLogger("sat").setLevel(logging.WARNING)
     return sat

@@ -26,8 +26,8 @@ def describe(parser: argparse.ArgumentParser) -> None:
     """Arguments and help."""
     parser.description = (
         "Try every backend, device, dtype and metric with something tiny, and say what works here,"
-        " what does not, and the command that mends it. Takes minutes on a CPU. Exit code 0: the"
-        " demo can run; 2: it cannot."
+        " what does not, and the command that mends it. Takes minutes on a CPU. Exit code 0: what"
+        " is installed works; 2: something that the demo needs fails."
     )
     parser.epilog = _EXAMPLES
     parser.add_argument(
@@ -62,6 +62,7 @@ def _print_table(rows: list[Row], ready: bool) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from backends.worker.extras import command, missing
     from harness.report.text import visible
 
     table = Table("", "", "", box=None, pad_edge=False, show_header=False)
@@ -77,9 +78,10 @@ def _print_table(rows: list[Row], ready: bool) -> None:
         last = row.area
     out = console()
     out.print(table)
-    missing = ", ".join(f"{r.area} {r.what}" for r in rows if r.needed and r.state != "works")
-    out.print(
-        "\nThe demo can run: parity run experiment=demo"
-        if ready
-        else f"\nThe demo cannot run until this works: {missing}"
-    )
+    failing = ", ".join(f"{r.area} {r.what}" for r in rows if r.needed and r.state != "works")
+    if not ready:
+        out.print(f"\nThe demo cannot run until this works: {failing}")
+    elif missing("sat"):
+        out.print(f"\nWhat is installed works. The demo needs more: {command('sat')}", markup=False)
+    else:
+        out.print("\nThe demo can run: parity run experiment=demo")

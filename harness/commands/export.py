@@ -21,7 +21,8 @@ def describe(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Write every render in the store and every pair of every run as Parquet tables, with a file"
         " of DuckDB views and a description of the columns beside them. With --mlflow, log every pair"
-        " to a tracking server as well: verdict, metrics, evidence and the preview videos."
+        " to a tracking server as well: verdict, metrics, evidence and the preview videos. Needs the"
+        " extra export."
     )
     parser.epilog = _EXAMPLES
     add_store(parser)
@@ -43,8 +44,10 @@ def run(args: argparse.Namespace) -> int:
 
         print(as_markdown(), end="")
         return 0
+    from backends.worker.extras import require
     from harness.export import export
 
+    require("export" if args.mlflow is None else "mlflow")
     store = opened(args.store)
     counts = export(store, args.results, args.to)
     print(", ".join(f"{count} {name}" for name, count in counts.items()) + f"; {args.to}")

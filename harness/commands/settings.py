@@ -60,7 +60,7 @@ def carry_out(args: argparse.Namespace, verb: str, job: Job) -> int:
     from harness.audit.hazards import hazards
     from harness.config.compose import compose_tree
     from harness.config.config import build
-    from harness.doctor.environment import check_environment
+    from harness.doctor.environment import check_environment, check_installed
 
     request = Request(tuple(args.settings), tuple(args.plugin), _command_line(args, verb))
     folders = conf_folders(args.config_dir)
@@ -71,6 +71,7 @@ def carry_out(args: argparse.Namespace, verb: str, job: Job) -> int:
 
         return sweep(request, folders, job, verb, again=args.again)
     config = build(compose_tree(request.overrides, folders))
+    check_installed([config])
     _check_patches(config, request)
     for hazard in hazards(config):
         print(warning(hazard), file=sys.stderr)

@@ -31,6 +31,7 @@ from harness.config.compose import (
     to_tree,
 )
 from harness.config.config import RunConfig, build
+from harness.doctor.environment import check_installed
 from harness.errors import (
     EXIT_DIFFERENT,
     EXIT_EQUIVALENT,
@@ -64,6 +65,7 @@ def sweep(
     """
     jobs = split_sweep(request.overrides, folders)
     configs = [build(compose_tree(overrides, folders)) for overrides in jobs]
+    check_installed(configs)
     for line in dict.fromkeys(map(warning, chain.from_iterable(map(hazards, configs)))):
         print(line, file=sys.stderr)
     stores = {config.store: Store(config.store) for config in configs}

@@ -20,6 +20,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from backends.worker.extras import missing, needs
 from harness.config.folders import choices, groups
 from harness.config.named_code import refuse_named_code
 from harness.errors import ConfigError
@@ -27,6 +28,8 @@ from harness.suggest import suggest
 
 CONFIG_NAME = "config"
 VERSION_BASE = "1.3"
+_LAUNCHERS = {"joblib": "joblib", "submitit": "slurm"}
+"""The extras that bring Hydra's launchers, by the names of these."""
 
 
 def compose_tree(overrides: Sequence[str], folders: Sequence[Path]) -> dict[str, Any]:
@@ -116,8 +119,10 @@ def _explained(overrides: Sequence[str], folders: Sequence[Path]) -> Generator[N
 
 
 def _explain(message: str, overrides: Sequence[str], folders: Sequence[Path]) -> str:
-    if found := re.search(r"Could not find 'hydra/launcher/([^']+)'", message):
+    if found := re.search(r"Could not (?:find|load) 'hydra/launcher/([^']+)'", message):
         package = found[1].partition("_")[0]
+        if (extra := _LAUNCHERS.get(package)) is not None:
+            return needs(extra, missing(extra))
         return (
             f"there is no launcher {found[1]!r} here; launchers are packages of their own:"
             f" pip install hydra-{package}-launcher"

@@ -20,7 +20,9 @@ from typing import Any, Literal
 import harness
 from backends import registry
 from backends.base import DTYPES, Case, RenderRequest, TraceOptions, Variant
+from backends.errors import MissingPrerequisite
 from backends.worker.environment import describe
+from backends.worker.extras import EXTRAS, command, missing
 from harness.config.compose import compose_tree
 from harness.config.config import VARIANT_KEYS
 from harness.config.folders import choices, conf_folders
@@ -53,7 +55,9 @@ class Row:
 def examine(results: Path, announce: Callable[[str], None]) -> Iterator[Row]:
     """Try everything, one row each. `announce` is told what is tried next."""
     for name, value in describe().items():
-        yield Row("environment", name, "works", value)
+        state: State = "unsupported" if value == "not installed" else "works"
+        yield Row("environment", name, state, value)
+    yield from _extras()
     announce("results folder")
     yield _writable(results)
     yield _disk_space(results)
@@ -65,9 +69,24 @@ def examine(results: Path, announce: Callable[[str], None]) -> Iterator[Row]:
     yield from devices
     usable = list(dict.fromkeys(row.what.split()[0] for row in devices)) or ["cpu"]
     for backend in registry.names():
+        try:
+            registry.require(backend)
+        except MissingPrerequisite as error:
+            yield Row(f"backend {backend}", "not installed", "unsupported", str(error))
+            continue
         for device in usable:
             announce(f"backend {backend} on {device}")
             yield from _backend(backend, device)
+
+
+def _extras() -> Iterator[Row]:
+    """Which extras are installed, and the command for each of the others."""
+    for name, extra in EXTRAS.items():
+        if absent := missing(name):
+            detail = f"{extra.serves}: {', '.join(absent)} not installed"
+            yield Row("extra", name, "unsupported", detail, command(name))
+        else:
+            yield Row("extra", name, "works", extra.serves)
 
 
 def _existing(folder: Path) -> Path:

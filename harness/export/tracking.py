@@ -35,7 +35,7 @@ Metric = tuple[str, float, int]
 def log_pairs(store: Store, results: Path, uri: str, experiment: str) -> tuple[int, int]:
     """Log every pair of every run to `uri`; return how many were new and how many were there.
 
-    Raises: ParityError, when the extra is not installed or the server cannot be used.
+    Needs the extra `mlflow`. Raises: ParityError, when the server cannot be used.
     """
     mlflow = _mlflow()
     runs = [read_result(path.parent) for path in sorted(results.glob("runs/*/verdict.json"))]
@@ -57,12 +57,7 @@ def log_pairs(store: Store, results: Path, uri: str, experiment: str) -> tuple[i
 def _mlflow() -> Any:
     # a server that does not answer is said within seconds, not minutes
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    try:
-        return import_module("mlflow")
-    except ModuleNotFoundError as error:
-        raise ParityError(
-            "MLflow is not installed; run `pip install 'cogvideox-parity[mlflow]'`"
-        ) from error
+    return import_module("mlflow")
 
 
 def _known(client: Any, place: str) -> set[str]:

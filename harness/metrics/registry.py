@@ -23,6 +23,7 @@ ROWS: dict[str, str] = {
     "lpips_alex_untrained": "harness.metrics.lpips_alex:UNTRAINED",
     "psnr": "harness.metrics.psnr:METRIC",
     "ssim": "harness.metrics.ssim:METRIC",
+    "ssim_skimage": "harness.metrics.ssim_skimage:METRIC",
     "temporal_difference": "harness.metrics.temporal_difference:METRIC",
     "warp_error": "harness.metrics.warp_error:METRIC",
 }

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from backends.worker.extras import EXTRAS, Extra
 from harness.cli import main
 from harness.doctor import doctor
 from harness.doctor.doctor import Row
@@ -73,6 +74,25 @@ def test_a_missing_package_is_said_once(worker: type[FakeWorker]) -> None:
     (row,) = doctor._backend("sat", "cpu")
     assert (row.state, row.needed) == ("fails", True)
     assert "pip install sat" in row.detail
+
+
+def test_an_extra_that_is_not_installed_is_named_and_the_demo_waits_for_it(
+    worker: type[FakeWorker], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(EXTRAS, "sat", Extra("backend `sat`", {"no_such_module": "SAT"}))
+    monkeypatch.setattr(doctor, "_probe", lambda _: [])
+    assert main(["doctor", "--json"]) == 0
+    rows = {(r["area"], r["what"]): r for r in json.loads(capsys.readouterr().out)["rows"]}
+    command = "pip install 'cogvideox-parity[sat]'"
+    assert (rows["extra", "sat"]["state"], rows["extra", "sat"]["remedy"]) == (
+        "unsupported",
+        command,
+    )
+    assert rows["extra", "export"]["state"] == "works"
+    assert [what for area, what in rows if area == "backend sat"] == ["not installed"]
+    assert rows["backend diffusers", "cpu float32"]["state"] == "works"
+    main(["doctor"])
+    assert "The demo needs more: " + command in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_crash_is_a_row_and_the_next_dtype_gets_a_new_worker(worker: type[FakeWorker]) -> None:

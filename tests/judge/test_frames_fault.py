@@ -91,6 +91,21 @@ def test_the_kind_and_its_place_are_told(
     assert told in found.told
 
 
+def test_a_shift_by_an_eighth_of_the_picture_is_told() -> None:
+    right = _rounded(_video().repeat(2, axis=1).repeat(2, axis=2))
+    shifted = np.pad(right, ((0, 0), (8, 0), (0, 7), (0, 0)), mode="edge")[:, :64, 7:]
+    found = frames_fault(right, shifted)
+    assert (found.kind, found.told) == ("shift", "8 pixels down and -7 right")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [0.0, 255.0, np.nan])
+def test_a_video_of_one_value_is_no_shift(value: float) -> None:
+    right = _video()
+    assert frames_fault(right, np.full_like(right, value)).kind != "shift"
+    assert frames_fault(np.full_like(right, value), right).kind != "shift"
+
+
 def test_equal_videos_have_none() -> None:
     video = _rounded(_video())
     assert frames_fault(video, video).kind == "none"

@@ -12,12 +12,13 @@ from backends import registry
 from backends.errors import InvalidRequest, MissingPrerequisite, Unsupported
 from backends.sat.tree import checkout
 from backends.sat.tree.checkout import CogVideoCode, code_digest, find_checkout
+from backends.worker.extras import EXTRAS, Extra
 
 
 @pytest.fixture
 def nothing_required(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fake code imports nothing, so its packages need not be here."""
-    monkeypatch.setattr(checkout, "_REQUIREMENTS", ())
+    monkeypatch.setattr(checkout, "missing", lambda _: [])
 
 
 def test_a_wrong_path_is_named(tmp_path: Path) -> None:
@@ -42,9 +43,10 @@ def test_the_option_is_checked_before_anything_is_opened(tmp_path: Path) -> None
 def test_missing_packages_are_named_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkout, "_REQUIREMENTS", ("no_such_one", "torch", "no_such_two"))
+    packages = {"no_such_one": "one", "torch": "torch", "no_such_two": "two"}
+    monkeypatch.setitem(EXTRAS, "cogvideo", Extra("option `repo`", packages))
     folder = write_checkout(tmp_path)
-    with pytest.raises(MissingPrerequisite, match="pip install no_such_one no_such_two,"):
+    with pytest.raises(MissingPrerequisite, match=r"one and two.*pip install .*\[cogvideo\]"):
         registry.load("sat").check({"repo": str(folder)})
 
 

@@ -11,11 +11,11 @@ import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from importlib import import_module, invalidate_caches
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from backends.errors import InvalidRequest, MissingPrerequisite, Unsupported
+from backends.worker.extras import missing, needs
 
 Generation = Literal["1.0", "1.5"]
 
@@ -23,12 +23,7 @@ _MARKS = ("diffusion_video.py", "dit_video_concat.py", "sample_video.py", "argum
           "sgm", "vae_modules")  # fmt: skip
 OWN = frozenset(Path(mark).stem for mark in _MARKS) | {"data_video"}
 """The top-level modules of a checkout."""
-_REQUIREMENTS = ("pytorch_lightning", "kornia", "beartype")
-"""What CogVideo's model code imports and SwissArmyTransformer does not bring along."""
-_PIP_NAMES = {
-    "PIL": "pillow", "cv2": "opencv-python-headless", "sat": "SwissArmyTransformer wandb",
-    "yaml": "pyyaml",
-}  # fmt: skip
+_PIP_NAMES = {"PIL": "pillow", "cv2": "opencv-python-headless", "yaml": "pyyaml"}
 
 
 def find_checkout(repo: str) -> Path:
@@ -56,13 +51,10 @@ def find_checkout(repo: str) -> Path:
 
 def check_requirements() -> None:
     """Raise `MissingPrerequisite` naming every package that CogVideo's code lacks here."""
-    missing = [name for name in _REQUIREMENTS if find_spec(name) is None]
-    if missing:
+    if absent := missing("cogvideo"):
         raise MissingPrerequisite(
-            f"CogVideo's own code imports {', '.join(missing)}, which this Python"
-            f" ({sys.executable}) does not have; pip install {' '.join(missing)}, or pip install"
-            " 'cogvideox-parity[cogvideo]', or set the variant's `python` to the interpreter that"
-            " runs CogVideo"
+            f"{needs('cogvideo', absent)}, with the Python {sys.executable}; or set the variant's"
+            " `python` to the interpreter that runs CogVideo"
         )
 
 
