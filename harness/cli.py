@@ -28,7 +28,6 @@ _VERBS = {
     "accept": "keep what a run rendered as goldens for CI",
     "convert": "convert a checkpoint between SAT and Diffusers",
     "roundtrip": "fine-tune with learning rate 0, and say what changed",
-    "selftest": "plant faults, and measure what the verdict makes of them",
     "audit": "compare two checkpoints without rendering",
     "doctor": "say what works on this machine, and how to mend the rest",
     "fetch": "get the weights that a metric needs",

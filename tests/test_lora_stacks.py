@@ -12,8 +12,8 @@ from backends import registry
 from backends.base import Case, Identity, Inputs
 from backends.checkpoints import convert, open_lora
 from backends.micro import LORAS, checkpoint_path
-from backends.micro.lora import ALPHA, RANK
 from backends.noise import NoiseTape
+from tests.micro.training.lora import ALPHA, RANK
 
 (NAME,) = LORAS
 CASE = Case(

@@ -147,11 +147,6 @@ def test_a_shown_command_does_what_it_says(
         monkeypatch.setattr(session, "run", partial(cheap_run, session.run))
         if impossible(command):
             monkeypatch.setattr("harness.report.write", lambda folder, store: folder)
-    if arguments[0] == "selftest":
-        from harness.selftest import choose
-
-        one = choose.choose("^frames_gain$", None)
-        monkeypatch.setattr(choose, "choose", lambda only, sample: one)
     # 2 is a mistake of the page; an unexpected exception ends with 2 as well
     assert main([PLACEHOLDERS.get(argument, argument) for argument in arguments]) in (0, 1, 3)
 

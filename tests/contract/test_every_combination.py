@@ -11,7 +11,7 @@ from backends import registry
 from backends.base import Inputs
 from backends.errors import InvalidRequest, Unsupported
 from backends.micro import MODELS
-from backends.micro.kinds import KINDS as MICRO
+from tests.micro.training.kinds import KINDS as MICRO
 
 ASKED: dict[str, dict[str, Any]] = {"text": {}, "picture": PICTURE, "clip": CLIP}
 

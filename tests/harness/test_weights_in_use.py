@@ -17,7 +17,7 @@ from harness.store.store import Store
 from harness.verdict.unrendered import probe_pairs
 from harness.workers.connect import in_process
 
-PLUGIN = "backends.faults.offload"
+PLUGIN = "tests.selftest.faults.offload"
 BLOCKS = "transformer.transformer_blocks"
 CASE = Case(
     name="small", model="micro-2b", prompt="a red circle", negative_prompt="", frames=9, height=64,

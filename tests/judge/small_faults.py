@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from backends.base import Pipeline
-from backends.faults.planting import become, module, on_output
 from backends.worker.patches import patch
+from tests.selftest.faults.planting import become, module, on_output
 
 
 @patch("error_doubled")

@@ -28,7 +28,7 @@ def test_two_stacks_agree_without_a_render(tmp_path: Path) -> None:
 
 def test_a_wrong_stage_is_a_bug_and_has_a_place(tmp_path: Path) -> None:
     fault = "candidates.diffusers.patch=attention_scale_in_block_3"
-    plugin = ("--plugin", "backends.faults.attention")
+    plugin = ("--plugin", "tests.selftest.faults.attention")
     code, pair = _probe(tmp_path, "candidate=[diffusers]", fault, *plugin)
     assert (code, pair["verdict"]) == (EXIT_DIFFERENT, "bug")
     (cause,) = [f for f in pair["findings"] if f["kind"] == "component"]

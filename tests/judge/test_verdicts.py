@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.selftest.catalogue import faults, healthy
-from harness.selftest.measure import CAUGHT, measure
+from tests.selftest.catalogue import faults, healthy
+from tests.selftest.measure import CAUGHT, measure
 
 # Ten whole verdicts are one set-up.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]

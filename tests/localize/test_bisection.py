@@ -75,7 +75,7 @@ def test_two_culprits_of_twelve_real_settings_in_at_most_forty_probes(tmp_path: 
             conf_folders(None),
         )
     )  # fmt: skip
-    found = bisect(config, ["backends.faults.harmless"], in_process)
+    found = bisect(config, ["tests.selftest.faults.harmless"], in_process)
     assert len(found.rows) == 12
     assert set(found.culprits) == {"case.guidance_scale", "case.sampler"}
     assert found.probes <= 40

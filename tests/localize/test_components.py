@@ -83,7 +83,7 @@ OPTIONS = {"device": "cpu", "dtype": "float32"}
 
 @pytest.fixture(scope="module")
 def prober(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prober]:
-    folder, plugins = tmp_path_factory.mktemp("shares"), ["backends.faults.pairs"]
+    folder, plugins = tmp_path_factory.mktemp("shares"), ["tests.selftest.faults.pairs"]
     with Prober(Store(folder / "store"), in_process, plugins, 600, folder) as opened:
         yield opened
 

@@ -1,8 +1,8 @@
 """The table of two faults at once counts what was named, and keeps the place's cost apart."""
 
 from harness.records import Component, Share
-from harness.selftest.choose import choose_pairs
-from harness.selftest.two_faults import TwoFaults, markdown, summary
+from tests.selftest.choose import choose_pairs
+from tests.selftest.two_faults import TwoFaults, markdown, summary
 
 
 def _outcome(named: tuple[Component, ...], **changes: object) -> TwoFaults:

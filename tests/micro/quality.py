@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from backends.micro import MODELS, model_path
-from backends.micro.clips import captions, draw, scene_from_middle
-from backends.micro.kinds import KINDS
-from backends.micro.measure import look
-from backends.micro.vae_stage import EVALUATION_SEED, psnr_db
 from backends.noise import standard_normal
+from tests.micro.training.clips import captions, draw, scene_from_middle
+from tests.micro.training.kinds import KINDS
+from tests.micro.training.measure import look
+from tests.micro.training.vae_stage import EVALUATION_SEED, psnr_db
 
 REQUIRED = {"colour": 0.90, "direction": 0.90, "background": 0.95}
 LEAST_VAE_DB = 28.0

@@ -10,14 +10,7 @@ from diffusers import CogVideoXTransformer3DModel
 from PIL import Image
 from transformers import AutoTokenizer
 
-from backends.micro import MEDIA, MODELS, media, media_path, model_path
-from backends.micro.assemble import LOUD_BLOCK, LOUD_POWER
-from backends.micro.clips import captions, clip, draw, scene_from_middle
-from backends.micro.derived_stage import rotary_positions
-from backends.micro.growth import OFS, grow
-from backends.micro.kinds import KINDS, Kind, build_transformer
-from backends.micro.measure import look
-from backends.micro.text import TEXT_LENGTH
+from backends.micro import MEDIA, MODELS, media_path, model_path
 from tests.micro.quality import (
     LEAST_FIRST_FRAME_DB,
     LEAST_VAE_DB,
@@ -25,6 +18,14 @@ from tests.micro.quality import (
     accuracy,
     vae_psnr_db,
 )
+from tests.micro.training import media
+from tests.micro.training.assemble import LOUD_BLOCK, LOUD_POWER
+from tests.micro.training.clips import captions, clip, draw, scene_from_middle
+from tests.micro.training.derived_stage import rotary_positions
+from tests.micro.training.growth import OFS, grow
+from tests.micro.training.kinds import KINDS, Kind, build_transformer
+from tests.micro.training.measure import look
+from tests.micro.training.text import TEXT_LENGTH
 
 TRAINED_ALONE = [name for name, kind in KINDS.items() if kind.parent is None]
 

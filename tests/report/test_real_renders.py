@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(session, "run", partial(session.run, connect=in_process))
         line = ["run", *SETTINGS, f"store={root}/store", f"results={root}/results"]
-        assert main([*line, "--plugin", "backends.faults.positions"]) == 1
+        assert main([*line, "--plugin", "tests.selftest.faults.positions"]) == 1
     return (root / "results" / "latest").resolve()
 
 

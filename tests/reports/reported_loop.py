@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from backends.base import Pipeline
-from backends.faults.noise import AlteredTape
-from backends.faults.planting import altered, become, module, stack
 from backends.worker.patches import patch
+from tests.selftest.faults.noise import AlteredTape
+from tests.selftest.faults.planting import altered, become, module, stack
 
 WINDOW, STRIDE = 3, 2
 """Latent frames of a context window, and from one window to the next."""

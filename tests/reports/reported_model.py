@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from backends.base import Pipeline
-from backends.faults.attention import Processor, attended, install
-from backends.faults.planting import (
+from backends.worker.patches import patch
+from tests.selftest.faults.attention import Processor, attended, install
+from tests.selftest.faults.planting import (
     become,
     block,
     blocks,
@@ -23,7 +24,6 @@ from backends.faults.planting import (
     overwrite,
     stack,
 )
-from backends.worker.patches import patch
 
 RANKS = 7
 """A degree of sequence parallelism that divides no token count of the micro models."""

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from backends.base import Pipeline
-from backends.faults.planting import become, blocks, on_output, stack
 from backends.worker.patches import patch
+from tests.selftest.faults.planting import become, blocks, on_output, stack
 
 
 def _decoded(pipeline: Pipeline, change: Any) -> None:

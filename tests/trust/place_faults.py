@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from backends.base import Pipeline
-from backends.faults.noise import Place, Values, noise_fault
-from backends.faults.planting import become, block, module, stack
-from backends.faults.solver import on_step
 from backends.noise import draw_slot, standard_normal
 from backends.worker.patches import patch
+from tests.selftest.faults.noise import Place, Values, noise_fault
+from tests.selftest.faults.planting import become, block, module, stack
+from tests.selftest.faults.solver import on_step
 
 
 @noise_fault("step_noise_is_initial")

@@ -182,7 +182,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _probe(folder: Path, *settings: str) -> Any:
     main([
         "probe", "case=micro_2b_quick", "reference.name=reference", "candidate=[diffusers]",
-        "--plugin", "backends.faults.harmless", *settings,
+        "--plugin", "tests.selftest.faults.harmless", *settings,
         f"store={folder}/store", f"results={folder}/results",
     ])  # fmt: skip
     (pair,) = json.loads((folder / "results" / "latest" / "verdict.json").read_text())["pairs"]

@@ -21,13 +21,13 @@ from harness.config.compose import compose_tree
 from harness.config.config import RunConfig, build
 from harness.config.folders import conf_folders
 from harness.records import RunResult
-from harness.selftest.catalogue import faults
-from harness.selftest.row import Fault
 from harness.verdict import session
 from harness.verdict.matching import stage_by_stage
 from harness.verdict.repetition import with_repetition_said
 from harness.workers.connect import in_process
 from tests.report.synthetic_runs import Synthetic
+from tests.selftest.catalogue import faults
+from tests.selftest.row import Fault
 
 pytest_plugins = ("pytester",)
 

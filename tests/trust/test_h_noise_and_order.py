@@ -17,9 +17,9 @@ from harness.cli import main
 PLUGIN = """
 import torch
 from torch import nn
-from backends.faults.attention import Processor, attended, install
-from backends.faults.noise import AlteredTape
-from backends.faults.planting import altered, become, module, on_output, stack
+from tests.selftest.faults.attention import Processor, attended, install
+from tests.selftest.faults.noise import AlteredTape
+from tests.selftest.faults.planting import altered, become, module, on_output, stack
 from backends.worker.patches import patch
 
 

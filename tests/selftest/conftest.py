@@ -1,0 +1,6 @@
+"""The contract's driver lies with the contract's tests."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))
