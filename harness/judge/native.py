@@ -118,7 +118,7 @@ def judge_itself(links: Links, itself: Mapping[str, Array], local: LocalData) ->
                         links.steps[at])  # fmt: skip
     first, second = (itself[f"decode.{i}.frames"] for i in range(2))
     bound = 0.0
-    if not np.array_equal(first, second, equal_nan=True):
+    if first.shape == second.shape and not np.array_equal(first, second, equal_nan=True):
         # A float that varies by any amount may round to the next grey level.
         bound = 1 + ITSELF_FACTOR * 255 * float(np.abs(first - second).max())
     first = quantise(first).astype(float)
