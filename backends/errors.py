@@ -7,7 +7,7 @@ which a render that ended this way is recorded; neither `unsupported` nor `error
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import ClassVar
 
 _MEANT = {"gpu": "cuda", "nvidia": "cuda", "cuda:0": "cuda"}
@@ -42,8 +42,26 @@ class TapeError(BackendError):
     """A stack drew noise that the tape did not expect, in another shape, or not at all."""
 
 
-def hint(came: str, known: Sequence[str]) -> str:
-    """(did you mean 'x'?), or nothing where no known word is near."""
-    meant = _MEANT.get(came.lower())
-    near = [meant] if meant in known else difflib.get_close_matches(came, known, n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
+def nearest(word: str, known: Iterable[str], cutoff: float = 0.5) -> str | None:
+    """The known word that `word` may mean; None if no likeness, from 0 to 1, reaches `cutoff`."""
+    names = list(known)
+    if (meant := _MEANT.get(word.lower())) in names:
+        return meant
+    return next(iter(difflib.get_close_matches(word, names, n=1, cutoff=cutoff)), None)
+
+
+def hint(word: str, known: Iterable[str]) -> str:
+    """ " (did you mean 'x'?)", or nothing where no known word is near."""
+    near = nearest(word, known)
+    return f" (did you mean {near!r}?)" if near else ""
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown `word`: the nearest known name, and all of them.
+
+    >>> suggest("dimm", ["dpm", "ddim"])
+    "; did you mean 'ddim'? Known: ddim, dpm"
+    """
+    names = sorted(known)
+    near = nearest(word, names)
+    return f"{f'; did you mean {near!r}?' if near else '.'} Known: {', '.join(names) or 'none'}"

@@ -6,7 +6,6 @@ an instance for as long as a block lasts.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
@@ -14,7 +13,7 @@ from importlib.metadata import entry_points
 from typing import Any, cast
 
 from backends.base import Approximation, Backend
-from backends.errors import InvalidRequest
+from backends.errors import InvalidRequest, suggest
 from backends.worker import extras
 
 _ROWS = {
@@ -56,9 +55,7 @@ def load(name: str) -> Backend:
         return _lent[name]
     rows = _rows()
     if name not in rows:
-        near = difflib.get_close_matches(name, rows, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise InvalidRequest(f"unknown backend {name!r}{hint} Known: {', '.join(sorted(rows))}")
+        raise InvalidRequest(f"unknown backend {name!r}{suggest(name, rows)}")
     module, attribute = rows[name].split(":")
     return cast(Backend, getattr(import_module(module), attribute)())
 

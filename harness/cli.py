@@ -13,9 +13,9 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Protocol, cast
 
+from backends.errors import suggest
 from harness.errors import EXIT_USAGE, ParityError
 from harness.failures import guarded, usable_streams
-from harness.suggest import suggest
 
 _VERBS = {
     "run": "render, score, judge and report",

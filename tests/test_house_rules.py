@@ -23,6 +23,7 @@ HARNESS_MAY_USE = {
     "backends.stages.sketch",
 }
 # The `convert` verb and the audit work on checkpoints, through their room's front door.
+CHECKPOINTS = ("backends.checkpoints", "backends.checkpoints.relation")
 CHECKPOINT_USERS = ("harness/commands/convert.py", "harness/audit/")
 # One module may answer a worker's requests in the harness's own process.
 IN_PROCESS = "harness/workers/connect.py"
@@ -106,7 +107,7 @@ def test_the_harness_uses_the_contract_and_no_concrete_backend() -> None:
         for name in _imports(path)
         if name.startswith("backends") and name != "backends"
         and name not in HARNESS_MAY_USE
-        and not (name == "backends.checkpoints" and where.startswith(CHECKPOINT_USERS))
+        and not (name in CHECKPOINTS and where.startswith(CHECKPOINT_USERS))
         and not (name == "backends.worker.worker" and where == IN_PROCESS)
     ]  # fmt: skip
     assert wrong == []

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from backends.checkpoints.lora.lora import Lora, LoraModule
     from backends.checkpoints.lora.reader import is_lora, open_lora, read_lora
     from backends.checkpoints.mapping import to_canonical
+    from backends.checkpoints.one_sided import sin_cos
     from backends.checkpoints.opened.opening import open_source
     from backends.checkpoints.opened.source import Source, Stored
     from backends.checkpoints.report import ComponentReport, ConversionReport, Notice
@@ -34,6 +35,7 @@ _HOMES = {
     "is_lora": "lora.reader",
     "open_lora": "lora.reader",
     "to_canonical": "mapping",
+    "sin_cos": "one_sided",
     "ComponentReport": "report",
     "ConversionReport": "report",
     "Notice": "report",
@@ -67,6 +69,7 @@ __all__ = [
     "open_lora",
     "open_source",
     "read_lora",
+    "sin_cos",
     "state_digest",
     "to_canonical",
 ]

@@ -94,24 +94,31 @@ def _grid(config: TransformerConfig) -> tuple[int, int, int]:
 
 
 def _sin_cos(config: TransformerConfig) -> Tensor:
-    """Sin-cos positions (1, text_length + patches, hidden_size), float32; zeros for the text.
+    """Sin-cos positions (1, text_length + patches, hidden_size), float32; zeros for the text."""
+    patches = sin_cos(_grid(config), config.hidden_size, config.interpolation)
+    text = torch.zeros(config.text_length, config.hidden_size)
+    return torch.cat((text, patches)).unsqueeze(0)
+
+
+def sin_cos(
+    grid: tuple[int, int, int], hidden_size: int, interpolation: tuple[float, float, float]
+) -> Tensor:
+    """Sin-cos positions (patches, hidden_size), float32, of a `grid` of patches in time, height, width.
 
     A quarter of the channels encodes time, then three eighths each width and height, each as sines
-    then cosines of p / 10000^(2k/d). Positions are divided in float32, the rest is float64.
+    then cosines of p / 10000^(2k/d). `interpolation` divides positions along the same three axes, in
+    float32; the rest is float64.
     """
-    grid = _grid(config)
-    quarter = config.hidden_size // 4
+    quarter = hidden_size // 4
     in_time, in_height, in_width = (
         _waves(np.arange(n, dtype=np.float32) / scale, size)
         for n, scale, size in zip(
-            grid, config.interpolation, (quarter, quarter * 3 // 2, quarter * 3 // 2), strict=True
+            grid, interpolation, (quarter, quarter * 3 // 2, quarter * 3 // 2), strict=True
         )
     )
     parts = (in_time[:, None, None], in_width[None, None, :], in_height[None, :, None])
     full = [np.broadcast_to(part, (*grid, part.shape[-1])) for part in parts]
-    patches = torch.from_numpy(np.concatenate(full, axis=-1)).float().flatten(0, 2)
-    text = torch.zeros(config.text_length, config.hidden_size)
-    return torch.cat((text, patches)).unsqueeze(0)
+    return torch.from_numpy(np.concatenate(full, axis=-1)).float().flatten(0, 2)
 
 
 def _waves(positions: NDArray[np.float32], size: int) -> NDArray[np.float64]:

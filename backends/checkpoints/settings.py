@@ -17,12 +17,10 @@ def model_settings(path: Path) -> dict[str, Any] | None:
 
     if (path / "model_index.json").is_file():
         return diffusers_settings(path)
-    for file in sorted(path.glob("*.y*ml")):
-        if "model:" in file.read_text(errors="replace"):
-            from backends.checkpoints.sat.yaml_reader import read_config
+    from backends.checkpoints.sat.layout import model_yamls
+    from backends.checkpoints.sat.yaml_reader import read_config
 
-            try:
-                return sat_settings(read_config(file))
-            except BackendError:
-                return None
-    return None
+    try:
+        return next((sat_settings(read_config(file)) for file in model_yamls(path)), None)
+    except BackendError:
+        return None

@@ -11,7 +11,6 @@ layer, a scale of zero or a misspelt key in a video that is wrong. What is right
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import json
 import math
@@ -24,7 +23,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
-from backends.errors import CheckpointError
+from backends.errors import CheckpointError, hint, nearest
 
 LARGEST = 2**24
 """Of a setting that is a whole number. The largest default in Diffusers 0.42 is a `rope_theta` of
@@ -68,12 +67,10 @@ def check_settings(path: Path, values: Mapping[str, Any], kind: type, nonzero: b
                     f"{path}: `{key}` is {_shown(value)}; expected {wanted}, which is what"
                     f" {kind.__name__} takes. Correct it, or fetch or convert the folder again"
                 )
-        elif not key.startswith("_") and (
-            near := difflib.get_close_matches(key, absent, n=1, cutoff=_MISSPELT)
-        ):
+        elif not key.startswith("_") and (near := nearest(key, absent, _MISSPELT)):
             raise CheckpointError(
                 f"{path}: {kind.__name__} has no `{key}` and would ignore it; did you mean"
-                f" {near[0]!r}, which is absent? Correct the key"
+                f" {near!r}, which is absent? Correct the key"
             )
 
 
@@ -155,8 +152,7 @@ def _refused(setting: _Setting, value: Any, nonzero: bool) -> str | None:
     if not (type(value) in setting.kinds or (type(value) is int and float in setting.kinds)):
         return " or ".join(_WORDS[k] for k in _WORDS if k in setting.kinds)
     if type(value) is str and setting.choices and value not in setting.choices:
-        near = difflib.get_close_matches(value, setting.choices, n=1)
-        return f"one of {', '.join(setting.choices)}" + (f" ({near[0]!r}?)" if near else "")
+        return f"one of {', '.join(setting.choices)}{hint(value, setting.choices)}"
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         # UniPC's `lambda_min_clipped` is minus infinity unless it is set.
         infinite = not _finite(setting.default)

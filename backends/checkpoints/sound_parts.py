@@ -7,16 +7,16 @@ and the tokenizer, whose tokens are held against the text encoder.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import torch
+from safetensors import SafetensorError, safe_open
 
-from backends.checkpoints.diffusers.weight_files import MODEL, TEXT_ENCODER
+from backends.checkpoints.diffusers.weight_files import MODEL, TEXT_ENCODER, safetensors_files
 from backends.checkpoints.scales import EIGHT_BITS, SUFFIXES
 from backends.checkpoints.sound import accepted, check_settings
 from backends.checkpoints.sound_tokenizer import check_tokenizer
@@ -131,30 +131,18 @@ def _unusable(path: Path, error: Exception) -> CheckpointError:
 def _stored(folder: Path, stem: str, variant: str | None) -> Stored:
     """The tensors of the safetensors files that a loader takes, from their headers; none where there
     are no such files, or damaged ones, of which the loader says what is wrong."""
-    suffix = f".{variant}" if variant else ""
-    whole = folder / f"{stem}{suffix}.safetensors"
-    index = folder / f"{stem}.safetensors.index{suffix}.json"
-    files = {whole} if whole.is_file() else set[Path]()
+    found: Stored = {}
     try:
-        if index.is_file():
-            named = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-            files |= {folder / str(name) for name in named.values()}
-        return {name: entry for file in sorted(files) for name, entry in _header(file).items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        for file in sorted(safetensors_files(folder, stem, variant)):
+            with cast(Any, safe_open)(file, framework="pt") as content:
+                names: list[str] = content.keys()
+                for name in names:
+                    part = content.get_slice(name)
+                    dtype = _DTYPES.get(part.get_dtype(), "float")
+                    found[name] = file, dtype, tuple(part.get_shape())
+    except (OSError, SafetensorError, CheckpointError):
         return {}
-
-
-def _header(file: Path) -> Stored:
-    with file.open("rb") as content:
-        length = int.from_bytes(content.read(8), "little")
-        if length > file.stat().st_size:
-            raise ValueError("the header is longer than the file")
-        header: dict[str, Any] = json.loads(content.read(length))
-    return {
-        name: (file, _DTYPES.get(entry["dtype"], "float"), tuple(entry["shape"]))
-        for name, entry in header.items()
-        if name != "__metadata__"
-    }
+    return found
 
 
 def _check_depth(path: Path, values: Mapping[str, Any], stored: Stored) -> None:

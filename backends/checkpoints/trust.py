@@ -120,13 +120,24 @@ def _is_name(value: object) -> bool:
 def read_mapping(path: Path) -> dict[str, Any]:
     """A JSON file of settings. Raises `CheckpointError` for one that is missing or damaged."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{path} is not valid JSON ({error}); fetch or convert it again"
         ) from error
+    return parse_mapping(text, str(path))
+
+
+def parse_mapping(text: str, where: str) -> dict[str, Any]:
+    """The settings in a JSON `text`, which came from `where`. Raises `CheckpointError`."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{where} is not valid JSON ({error}); fetch or convert it again"
+        ) from error
     if not isinstance(content, Mapping):
         raise CheckpointError(
-            f"{path} holds {type(content).__name__}, expected a mapping of settings"
+            f"{where} holds {type(content).__name__}, expected a mapping of settings"
         )
     return dict(cast("Mapping[str, Any]", content))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import logging
 import re
@@ -25,7 +24,7 @@ from backends.checkpoints.trust import (
     refuse_old_torch,
 )
 from backends.diffusers.placement import COMPONENTS
-from backends.errors import CheckpointError, MissingPrerequisite, Unsupported
+from backends.errors import CheckpointError, MissingPrerequisite, Unsupported, hint
 
 _log = logging.getLogger("parity")
 _PICTURE_PIPELINE = "CogVideoXImageToVideoPipeline"
@@ -147,11 +146,9 @@ def _folder(source: Source) -> Path:
             f"{path} is a file; expected a folder with model_index.json, as save_pretrained writes"
         )
     if not _HUB_ID.fullmatch(model):
-        near = difflib.get_close_matches(model, MODELS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
         raise CheckpointError(
-            f"no model {model!r}{hint} Expected a micro model ({', '.join(MODELS)}), a local folder,"
-            " or a hub id such as zai-org/CogVideoX-2b"
+            f"no model {model!r}{hint(model, MODELS)}: expected a micro model ({', '.join(MODELS)}),"
+            " a local folder, or a hub id such as zai-org/CogVideoX-2b"
         )
     return _downloaded(source)
 

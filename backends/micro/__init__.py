@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+
+from backends.errors import suggest
 
 MODELS: tuple[str, ...] = (
     "micro-2b",
@@ -45,9 +46,7 @@ def media_path(given: str) -> Path:
 
 def _known(kind: str, name: str, names: Sequence[str]) -> str:
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise KeyError(f"no {kind} {name!r}{hint} Known: {', '.join(names)}")
+        raise KeyError(f"no {kind} {name!r}{suggest(name, names)}")
     return name
 
 

@@ -13,7 +13,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from backends.checkpoints.tensors import dtype_name, raw_bytes
+from backends.checkpoints.relation import bits_equal, measure, relate
+from backends.checkpoints.tensors import dtype_name
 
 Kind = Literal[
     "missing", "added", "renamed", "shape", "dtype", "widened", "rounded", "unrounded", "values",
@@ -24,7 +25,8 @@ copy of what was there, `copy` are the bits of another set of weights that lies 
 a wider dtype that holds the same values, `frozen` a component that is not trained, in the dtype that
 its stack runs it in; neither is a change of the model."""
 
-HALVES = (torch.bfloat16, torch.float16)
+_NAMED = ("rounded", "unrounded", "zero_sign")
+"""Relations of values that are a kind of change of their own."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def compare_tensors(
                 name
             )
             continue
-        old, new = before[name], after[target]
+        old, new = (side.detach().cpu() for side in (before[name], after[target]))
         if target != name:
             found["renamed", prefixes[name]].append(name)
         if old.shape != new.shape:
@@ -73,8 +75,8 @@ def compare_tensors(
         what = _values(old, new)
         if what is not None:
             found[what].append(name)
-            if what[0] in ("values", "rounded", "unrounded"):
-                moved.append((name, _relative(old, new)))
+            if what[0] != "zero_sign" and old.is_floating_point():
+                moved.append((name, measure(old, new).rel_l2))
     known = {*before, *renamed.values()}
     for name in sorted(set(after) - known):
         found["added", "was not there before"].append(name)
@@ -114,53 +116,15 @@ def _said(settings: Mapping[str, Any], name: str) -> str:
 
 def _values(old: Tensor, new: Tensor) -> tuple[Kind, str] | None:
     """How the values differ, apart from their dtype; None if the numbers are the same bits."""
-    if _same_bits(old, new):
+    if bits_equal(old, new):
         return None
-    wide_old, wide_new = old.double(), new.double()
-    if _same_bits(wide_old, wide_new):
+    relation = relate(old, new)
+    if relation.kind == "same_values":
         return None
-    if torch.equal(wide_old, wide_new):
-        return "zero_sign", "the sign of zeros only; equal in value"
-    for half in HALVES:
-        if _same_bits(old.to(half).double(), wide_new):
-            return (
-                "rounded",
-                f"the values before, rounded to {dtype_name(torch.empty(0, dtype=half))}",
-            )
-    for dtype in (old.dtype, *HALVES):
-        if _same_bits(new.to(dtype).double(), wide_old):
-            name = dtype_name(torch.empty(0, dtype=dtype))
-            return (
-                "unrounded",
-                f"more precise values, of which those before are the {name} rounding",
-            )
-    factor = _factor(wide_old, wide_new)
-    if factor is not None:
-        return "values", f"the values before times {factor:.6g}"
-    return "values", "other values"
-
-
-def _same_bits(a: Tensor, b: Tensor) -> bool:
-    """Equal in dtype, shape and every bit: zeros have signs here, and NaN equals itself."""
-    if a.dtype != b.dtype or a.shape != b.shape:
-        return False
-    return torch.equal(raw_bytes(a), raw_bytes(b))
-
-
-def _factor(old: Tensor, new: Tensor) -> float | None:
-    """The one number by which all values were multiplied, if there is one."""
-    scale = float(old.flatten() @ old.flatten())
-    if scale == 0 or not torch.isfinite(new).all():
-        return None
-    factor = float(old.flatten() @ new.flatten()) / scale
-    gap = float((new - factor * old).abs().max())
-    telling = factor != 0 and abs(factor - 1) > 1e-3
-    return factor if telling and gap <= 1e-6 * float(new.abs().max()) else None
-
-
-def _relative(old: Tensor, new: Tensor) -> float:
-    wide = old.double()
-    return float((new.double() - wide).norm() / wide.norm().clamp_min(1e-300))
+    kind: Kind = relation.kind if relation.kind in _NAMED else "values"
+    if relation.kind in ("drift", "other"):
+        return kind, "other values"
+    return kind, relation.words.replace("the reference", "the values before")
 
 
 def _detail(kind: Kind, detail: str, names: list[str], moved: list[tuple[str, float]]) -> str:
@@ -179,7 +143,7 @@ def _same(
 ) -> bool:
     targets = [renamed.get(name, name) for name in names]
     return all(name in other for name in targets) and all(
-        _same_bits(after[name], other[name]) for name in targets
+        bits_equal(after[name], other[name]) for name in targets
     )
 
 

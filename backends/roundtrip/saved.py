@@ -11,7 +11,6 @@ A SAT checkpoint of a LoRA holds the model as well, and position tables are left
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +32,7 @@ from backends.checkpoints.sat.checkpoint import (
 )
 from backends.checkpoints.sat.layout import find_parts
 from backends.checkpoints.tensors import Loader, held
+from backends.checkpoints.trust import read_mapping
 from backends.errors import BackendError, CheckpointError
 
 Shape = Literal["diffusers_pipeline", "diffusers_model", "sat_model", "sat_checkpoint", "lora"]
@@ -127,15 +127,10 @@ def _pipeline(path: Path) -> Saved:
 
 def _config(folder: Path, component: str) -> dict[str, Any]:
     """Settings of one component, without what names versions and paths."""
-    path = folder / "config.json"
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"cannot read {path} ({error}); fetch or save it again") from error
     ours = {"transformers_version", "dtype", "torch_dtype"}
     return {
         f"{component}.{key}": value
-        for key, value in values.items()
+        for key, value in read_mapping(folder / "config.json").items()
         if not key.startswith("_") and key not in ours
     }
 

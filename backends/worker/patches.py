@@ -18,7 +18,6 @@ configs and the native object, or wrap both.
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
@@ -26,7 +25,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 from backends.base import Pipeline
-from backends.errors import InvalidRequest
+from backends.errors import InvalidRequest, suggest
 
 PatchFunction = Callable[[Pipeline], Pipeline | None]
 
@@ -134,8 +133,6 @@ def _check_plugin(module_name: str) -> ModuleSpec:
 
 def _patch(name: str) -> PatchFunction:
     if name not in _registered:
-        near = difflib.get_close_matches(name, _registered, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        known = ", ".join(names()) or "none (name a plugin with --plugin)"
-        raise InvalidRequest(f"unknown patch {name!r}{hint} Known: {known}")
+        more = "" if _registered else " (name a plugin with --plugin)"
+        raise InvalidRequest(f"unknown patch {name!r}{suggest(name, _registered)}{more}")
     return _registered[name]

@@ -11,10 +11,15 @@ from collections.abc import Sequence
 
 import torch
 
+from backends.checkpoints.relation import (
+    Relation,
+    bits_equal,
+    chunk_order,
+    in_words,
+    row_order,
+    values_equal,
+)
 from harness.audit.compare import Comparison, Pair
-from harness.audit.numbers import bits_equal, values_equal
-from harness.audit.permutations import chunk_order, in_words, row_order
-from harness.audit.relations import Relation
 
 _NORMS = ("norm1.linear", "norm2.linear")
 _QKV = ("attn1.to_q", "attn1.to_k", "attn1.to_v")

@@ -10,12 +10,17 @@ import torch
 from torch import Tensor
 
 from backends.checkpoints import Source, Stored
-from harness.audit.damage import damage
-from harness.audit.eight_bits import eight_bits
-from harness.audit.numbers import bits_equal, measure
+from backends.checkpoints.relation import (
+    Relation,
+    bits_equal,
+    damage,
+    eight_bits,
+    measure,
+    relate,
+    sample,
+)
 from harness.audit.records import Difference, Status, TensorReport, Values
-from harness.audit.relations import Relation, relate
-from harness.audit.values import describe, sample
+from harness.audit.values import describe
 
 Progress = Callable[[int, int], None]
 """Is told the bytes read so far, and in all."""
@@ -177,7 +182,7 @@ def _pair(name: str, left: Stored | None, right: Stored | None, found: Compariso
         if pair.relation.kind in ("same_values", "rounded"):
             pair.status = "same_values" if pair.relation.kind == "same_values" else "rounded"
         if pair.relation.kind != "same_values" and x.is_floating_point():
-            pair.difference = measure(x, y)
+            pair.difference = Difference(**measure(x, y)._asdict())
     del x, y
     left.release()
     right.release()

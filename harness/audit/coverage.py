@@ -15,8 +15,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from backends.checkpoints import Source
+from backends.checkpoints.relation import bits_equal
 from harness.audit.compare import Pair
-from harness.audit.numbers import bits_equal
 from harness.audit.places import place
 from harness.audit.tokenizers import Compared
 from harness.records import Coverage

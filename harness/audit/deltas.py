@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from backends.checkpoints import Lora
-from backends.checkpoints.lora.lora import A, B
 
 _CONVINCING = 0.5
 _AHEAD = 0.02
@@ -33,8 +32,7 @@ class Outcome:
 
 def delta(lora: Lora, layer: str) -> Tensor:
     """alpha / rank * up @ down (out, in), float32, of the layer of canonical name `layer`."""
-    up, down = (lora.tensors[layer + end].float() for end in (B, A))
-    return lora.modules[layer].scaling * (up @ down)
+    return lora.modules[layer].scaling * (lora.up(layer).float() @ lora.down(layer).float())
 
 
 def what_was_fused(

@@ -6,7 +6,6 @@ import time
 from collections import Counter
 
 from backends.checkpoints import Lora, Source
-from backends.checkpoints.lora.lora import PREFIX
 from harness.audit.loras import fit_findings, lora_against_lora, own_findings
 from harness.audit.records import AuditReport, SourceReport
 from harness.audit.summary import peak_gib, summary
@@ -24,7 +23,7 @@ def compare_loras(a: Lora, b: Lora, started: float) -> AuditReport:
         said = f"DIFFERENT: {counted(len(findings), 'finding')} on {len(b.modules)} LoRA layers"
     notes = list(own_findings(a, "the reference"))
     both = set(a.modules) & set(b.modules)
-    alone = sorted(n.removeprefix(PREFIX) for n in set(a.modules) ^ set(b.modules))
+    alone = sorted(n.removeprefix("transformer.") for n in set(a.modules) ^ set(b.modules))
     covered = Coverage(
         kind="layers", compared=len(both), total=len(both) + len(alone), missing=alone
     )

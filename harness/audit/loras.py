@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
 
 from backends.checkpoints import Lora
-from backends.checkpoints.lora.lora import PREFIX, A, B, Shapes
 from harness.audit.compare import Pair
 from harness.audit.deltas import Outcome, delta, what_was_fused
 from harness.audit.places import blocks_in_words, listed, place
@@ -41,7 +40,9 @@ def own_findings(lora: Lora, which: str) -> Iterable[Finding]:
             f"{which}: {counted(len(lora.strange), 'key')} belong to no layer: {listed(lora.strange)}",
             "rename them to transformer.<layer>.lora_A.weight and lora_B.weight",
         )
-    if lora.format == "diffusers" and any(not key.startswith(PREFIX) for key in lora.foreign):
+    if lora.format == "diffusers" and any(
+        not key.startswith("transformer.") for key in lora.foreign
+    ):
         yield _finding(
             "keys",
             f"{which}: keys without the prefix `transformer.`; Diffusers ignores them and runs the"
@@ -57,7 +58,7 @@ def _values(lora: Lora, which: str) -> Iterable[Finding]:
     broken: list[str] = []
     rounded: defaultdict[torch.dtype, list[str]] = defaultdict(list)
     for layer in lora.modules:
-        matrices = lora.tensors[layer + A], lora.tensors[layer + B]
+        matrices = lora.down(layer), lora.up(layer)
         if not all(bool(matrix.float().isfinite().all()) for matrix in matrices):
             broken.append(layer)
         elif (dtype := _eight_bits(matrices)) is not None:
@@ -89,7 +90,7 @@ def _eight_bits(matrices: tuple[Tensor, Tensor]) -> torch.dtype | None:
     return None
 
 
-def fit_findings(lora: Lora, shapes: Shapes) -> Iterable[Finding]:
+def fit_findings(lora: Lora, shapes: Mapping[str, tuple[int, ...]]) -> Iterable[Finding]:
     """Which layers the model does not have, or has in another size."""
     strange, misfit = lora.misfits(shapes)
     if strange:
@@ -211,7 +212,7 @@ def _unlike(a: Lora, b: Lora, layer: str) -> str | None:
 
 
 def _layers(names: Iterable[str]) -> str:
-    return listed(name.removeprefix(PREFIX) for name in names)
+    return listed(name.removeprefix("transformer.") for name in names)
 
 
 def _finding(name: str, detail: str, remedy: str) -> Finding:

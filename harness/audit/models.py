@@ -68,7 +68,8 @@ def stored_dtype(path: Path) -> str | None:
 def stored_range(path: Path) -> Stored | None:
     """The transformer's largest finite absolute value, exact: reads all of its weights once."""
     from backends.checkpoints import open_source
-    from harness.audit.values import describe, sample
+    from backends.checkpoints.relation import sample
+    from harness.audit.values import describe
 
     dtype = stored_dtype(path)
     if dtype is None:

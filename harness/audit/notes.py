@@ -9,8 +9,8 @@ from collections.abc import Iterable
 import torch
 
 from backends.checkpoints import Source
+from backends.checkpoints.relation import bits_equal
 from harness.audit.compare import Comparison, Pair
-from harness.audit.numbers import bits_equal
 from harness.audit.places import listed, place, record_component
 from harness.audit.records import Values
 from harness.audit.values import FP16_MAX

@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from backends.checkpoints import Source
+from backends.checkpoints import Source, sin_cos
+from backends.checkpoints.relation import CLOSE, cosine, sample
 from harness.audit.compare import Pair
-from harness.audit.relations import CLOSE, cosine
-from harness.audit.values import sample
 from harness.records import Finding
 
 _NAME = "transformer.patch_embed.pos_embedding"
+_SIZES = ("num_attention_heads", "attention_head_dim", "sample_frames", "sample_height",
+          "sample_width", "patch_size", "temporal_compression_ratio")  # fmt: skip
 _STARTS = (1.0, 0.02)
 """Of `torch.nn.Embedding`, and of most transformers."""
 
@@ -85,59 +86,26 @@ def _is_fresh(table: Tensor) -> bool:
 def _sin_cos_scale(stored: Tensor, source: Source) -> tuple[float, float] | None:
     """The (spatial, temporal) interpolation whose sin-cos table `stored` is, within 0.01.
 
-    The scales are read off the table's own first sines, sin(1 / scale).
+    The scales are read off the table's own first sines, sin(1 / scale). None where the settings do not
+    say the sizes.
     """
-    table = sin_cos_table(source, 1.0, 1.0)
     settings = source.configs or {}
-    if table is None or stored.ndim != 3 or table.shape[-1] != stored.shape[-1]:
+    values = [settings.get(f"transformer.{key}") for key in _SIZES]
+    if stored.ndim != 3 or any(value is None for value in values):
         return None
-    patches, hidden = table.shape[-2:]
-    if stored.shape[-2] < patches:
+    heads, width, frames, height, breadth, patch, ratio = (int(v) for v in values if v is not None)
+    grid = ((frames - 1) // ratio + 1, height // patch, breadth // patch)
+    hidden, patches, in_frame = heads * width, math.prod(grid), grid[1] * grid[2]
+    if stored.shape[-1] != hidden or stored.shape[-2] < patches:
         return None
-    video = stored[:, -patches:].float()
-    patch = int(settings["transformer.patch_size"])
-    in_frame = int(settings["transformer.sample_height"]) // patch
-    in_frame *= int(settings["transformer.sample_width"]) // patch
-    firsts = (video[0, 1, hidden // 4], video[0, in_frame % patches, 0])
+    video = stored[0, -patches:].float()
+    firsts = (video[1, hidden // 4], video[in_frame % patches, 0])
     angles = [math.asin(min(1.0, abs(float(first)))) for first in firsts]
     if not all(angles):
         return None
     spatial, temporal = (round(1 / angle, 3) for angle in angles)
-    table = sin_cos_table(source, spatial, temporal)
-    close = table is not None and bool(((table - video).abs() < 0.01).all())
-    return (spatial, temporal) if close else None
-
-
-def sin_cos_table(source: Source, spatial: float, temporal: float) -> Tensor | None:
-    """The video part of Diffusers' sin-cos table (1, patches, hidden) for these settings.
-
-    A quarter of the channels encodes time, then three eighths each width and height, each as sines
-    then cosines of p / 10000^(2k/d). None where the settings do not say the sizes.
-    """
-    settings = source.configs or {}
-    keys = ("num_attention_heads", "attention_head_dim", "sample_frames", "sample_height",
-            "sample_width", "patch_size", "temporal_compression_ratio")  # fmt: skip
-    values = [settings.get(f"transformer.{key}") for key in keys]
-    if any(value is None for value in values):
-        return None
-    heads, width, frames, height, breadth, patch, ratio = (int(v) for v in values if v is not None)
-    sizes = ((frames - 1) // ratio + 1, height // patch, breadth // patch)
-    hidden = heads * width
-    time = _waves(sizes[0], temporal, hidden // 4)
-    tall = _waves(sizes[1], spatial, hidden // 8 * 3)
-    wide = _waves(sizes[2], spatial, hidden // 8 * 3)
-    parts = (
-        time[:, None, None].expand(*sizes, -1),
-        wide[None, None, :].expand(*sizes, -1),
-        tall[None, :, None].expand(*sizes, -1),
-    )
-    return torch.cat(parts, dim=-1).reshape(1, -1, hidden).float()
-
-
-def _waves(count: int, scale: float, size: int) -> Tensor:
-    speeds = 10000.0 ** (-torch.arange(size // 2, dtype=torch.float64) / (size / 2))
-    angles = torch.outer(torch.arange(count, dtype=torch.float64) / scale, speeds)
-    return torch.cat((angles.sin(), angles.cos()), dim=1)
+    table = sin_cos(grid, hidden, (temporal, spatial, spatial))
+    return (spatial, temporal) if bool(((table - video).abs() < 0.01).all()) else None
 
 
 def _tables(source: Source, which: str) -> Iterable[Finding]:

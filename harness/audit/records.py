@@ -36,12 +36,7 @@ class Values(Record):
 
 
 class Difference(Record):
-    """How far one tensor is from another: exact, over all values, computed in float32.
-
-    `rel_l2` is |b - a| / |a|, `max_abs` the largest |b - a|, `changed_share` the share of values
-    that differ, `max_ulps` the largest distance in units of the last place of the coarser dtype at
-    the larger of the two values.
-    """
+    """`backends.checkpoints.relation.Distance` of the candidate's tensor from the reference's."""
 
     rel_l2: float
     max_abs: float

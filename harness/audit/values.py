@@ -10,21 +10,9 @@ from torch import Tensor
 
 from harness.audit.records import Values
 
-SAMPLE = 16384
-"""Most values in a sample: every k-th of the flattened tensor, k as small as that allows. Quantiles
-of it are within about 0.8 % of rank (two standard errors at the median)."""
-
 FP16_MAX = 65504.0
 FP16_TINY = 2.0**-25
 """Half of float16's smallest subnormal: what is not above it becomes zero."""
-
-
-def sample(tensor: Tensor) -> Tensor:
-    """The strided sample of `tensor` as float32 (n,), n at most `SAMPLE`; the same indices for equal
-    sizes, so that samples of two tensors can be compared value by value."""
-    flat = tensor.reshape(-1)
-    stride = max(1, -(-flat.numel() // SAMPLE))
-    return flat[::stride].float()
 
 
 def describe(tensor: Tensor, drawn: Tensor) -> Values:

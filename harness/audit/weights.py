@@ -198,6 +198,8 @@ _REARRANGED = (
     "scaled",
     "zeros",
     "constant",
+    "zero_sign",
+    "unrounded",
 )
 
 
@@ -234,6 +236,8 @@ def _remedy(pair: Pair) -> str:
     kind = _kind(pair)
     if kind in ("zeros", "constant"):
         return "The tensor was not loaded or was reset; take it from the reference"
+    if kind in ("zero_sign", "unrounded"):
+        return "Compare how the two were saved: one of them went through other arithmetic"
     if kind == "scaled":
         return "Remove the factor, or carry it in the code that reads the tensor"
     if ".norm_out." in pair.name:

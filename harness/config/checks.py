@@ -13,11 +13,10 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from backends import registry
 from backends.base import ALL_DTYPES, Backend, Case, Sampler
-from backends.errors import InvalidRequest
+from backends.errors import InvalidRequest, suggest
 from backends.micro import media_path
 from harness.errors import ConfigError
 from harness.render.memory import least_gib, machine_gib
-from harness.suggest import suggest
 
 _UNWRITABLE = re.compile("[\x00-\x08\x0e-\x1f\x7f\ud800-\udfff]")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")

@@ -20,11 +20,11 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from backends.errors import suggest
 from backends.worker.extras import missing, needs
 from harness.config.folders import choices, groups
 from harness.config.named_code import refuse_named_code
 from harness.errors import ConfigError
-from harness.suggest import suggest
 
 CONFIG_NAME = "config"
 VERSION_BASE = "1.3"

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
+from backends.errors import suggest
 from harness.errors import ConfigError
-from harness.suggest import suggest
 
 if TYPE_CHECKING:
     from harness.metrics.base import Metric

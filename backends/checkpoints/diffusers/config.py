@@ -36,7 +36,8 @@ from backends.checkpoints.sat.config import (
     VaeConfig,
 )
 from backends.checkpoints.sections import Section
-from backends.errors import CheckpointError, Unsupported
+from backends.checkpoints.trust import parse_mapping
+from backends.errors import Unsupported
 
 
 def read_configs(texts: Mapping[str, str], where: str) -> ModelConfig:
@@ -46,7 +47,7 @@ def read_configs(texts: Mapping[str, str], where: str) -> ModelConfig:
     published YAML: 50 steps with dynamic guidance 6. Raises `CheckpointError` for a damaged file,
     `Unsupported` where SAT has no such model.
     """
-    files = {name: _parsed(texts[name], f"{where}/{name}") for name in CONFIG_FILES}
+    files = {name: parse_mapping(texts[name], f"{where}/{name}") for name in CONFIG_FILES}
     ratio = files[VAE].get("temporal_compression_ratio")
     if isinstance(ratio, float) and ratio.is_integer():  # a float by Diffusers' signature
         files[VAE]["temporal_compression_ratio"] = int(ratio)
@@ -70,16 +71,6 @@ def read_configs(texts: Mapping[str, str], where: str) -> ModelConfig:
         denoiser_schedule=schedule,
         sampler=SamplerConfig(kind, 50, schedule, GuidanceConfig(True, 6.0, 5.0, 50)),
     )
-
-
-def _parsed(text: str, where: str) -> dict[str, Any]:
-    try:
-        values = json.loads(text)
-    except ValueError as error:
-        raise CheckpointError(f"{where} is not JSON ({error}); fetch or export it again") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{where} holds {type(values).__name__}, expected a JSON object")
-    return values
 
 
 def _transformer(values: Section) -> TransformerConfig:
@@ -148,7 +139,7 @@ def write_configs(
     if base is not None:
         if stated_settings(read_configs(base, "earlier configuration")) == stated:
             return dict(base)
-        start = {name: _parsed(base[name], name) for name in CONFIG_FILES}
+        start = {name: parse_mapping(base[name], name) for name in CONFIG_FILES}
     else:
         start = _free(config, tokenizer_class)
         transformer = config.transformer

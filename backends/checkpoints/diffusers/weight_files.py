@@ -51,6 +51,15 @@ def chosen(folder: Path, stems: tuple[str, str]) -> Path | None:
     return next((path for path in _candidates(folder, stems) if path.is_file()), None)
 
 
+def safetensors_files(folder: Path, stem: str, variant: str | None) -> set[Path]:
+    """The safetensors files under `stem` that a loader may take in `folder`: one file, and the shards
+    of an index. `variant` names another set of them, such as fp16. Raises `CheckpointError`."""
+    mark = f".{variant}" if variant else ""
+    found = (folder / f"{stem}{mark}.safetensors", folder / f"{stem}.safetensors.index{mark}.json")
+    files = set[Path]().union(*(parts(path) for path in found if path.is_file()))
+    return {path for path in files if path.suffix == ".safetensors"}
+
+
 def parts(path: Path) -> set[Path]:
     """A weight file itself; an index together with the shards that it names."""
     if path.suffix != ".json":

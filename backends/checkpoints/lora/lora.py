@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from torch import Tensor
+
 from backends.checkpoints.report import Format
 from backends.checkpoints.tensors import LazyTensors
 from backends.errors import BackendError
@@ -22,9 +24,6 @@ A, B = ".lora_A.weight", ".lora_B.weight"
 WEIGHT_NAME = "pytorch_lora_weights.safetensors"
 HEADER = "lora_adapter_metadata"
 """What Diffusers calls PEFT's configuration in a safetensors header."""
-
-Shapes = Mapping[str, tuple[int, ...]]
-"""Shapes of a model's weights by canonical name."""
 
 _SHOWN = 4
 
@@ -66,14 +65,22 @@ class Lora:
     foreign: tuple[str, ...] = ()
     faults: tuple[BackendError, ...] = ()
 
-    def misfits(self, shapes: Shapes) -> tuple[list[str], list[str]]:
-        """The layers that a model of such `shapes` does not have, and those of another size with
-        both sizes."""
+    def down(self, layer: str) -> Tensor:
+        """The matrix A (rank, in) of the layer of canonical name `layer`."""
+        return self.tensors[layer + A]
+
+    def up(self, layer: str) -> Tensor:
+        """The matrix B (out, rank) of the layer of canonical name `layer`."""
+        return self.tensors[layer + B]
+
+    def misfits(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[list[str], list[str]]:
+        """The layers that are not in a model whose weights have `shapes` by canonical name, and those
+        that have another size there, with both sizes."""
         absent = [name for name in self.modules if f"{name}.weight" not in shapes]
         resized: list[str] = []
         for name in self.modules:
             wanted = shapes.get(f"{name}.weight")
-            size = self.tensors[name + B].shape[0], self.tensors[name + A].shape[1]
+            size = self.up(name).shape[0], self.down(name).shape[1]
             if wanted is not None and wanted != size:
                 resized.append(f"{name} ({size[0]}x{size[1]} for {'x'.join(map(str, wanted))})")
         return absent, resized

@@ -28,6 +28,7 @@ from backends.checkpoints.opened.files import (
 from backends.checkpoints.opened.source import Source, SourceKind, Stored, as_stored
 from backends.checkpoints.sat.checkpoint import model_states_path
 from backends.checkpoints.sat.config import TransformerConfig
+from backends.checkpoints.sat.layout import model_yamls
 from backends.checkpoints.sat.yaml_reader import read_config
 from backends.checkpoints.scales import apply_scales
 from backends.checkpoints.tensors import Loader
@@ -180,7 +181,7 @@ def _sat(path: Path) -> Source:
 
 
 def _yaml(path: Path, unread: list[str]) -> tuple[dict[str, Any] | None, TransformerConfig | None]:
-    found = [p for p in sorted(path.glob("*.y*ml")) if "model:" in p.read_text(errors="replace")]
+    found = model_yamls(path)
     if len(found) != 1:
         names = ", ".join(p.name for p in found) or "none"
         unread.append(f"settings: one YAML with a `model:` section expected, found {names}")

@@ -19,7 +19,6 @@ from backends.checkpoints import sidecar
 from backends.checkpoints.diffusers.weight_files import (
     TEXT_ENCODER,
     plain,
-    read_torch_file,
     read_weights,
 )
 from backends.checkpoints.mapping import transformer_table, vae_table
@@ -28,7 +27,9 @@ from backends.checkpoints.report import Notice
 from backends.checkpoints.sat.checkpoint import (
     TRANSFORMER_PREFIX,
     model_states_path,
+    read_tensors,
     split_components,
+    without_loss,
 )
 from backends.checkpoints.sat.config import ModelConfig
 from backends.checkpoints.sat.layout import SatFolder as Paths
@@ -60,8 +61,8 @@ def open_sat(path: Path) -> SatFolder:
     """
     parts, config = find_parts(path)
     states = model_states_path(parts.transformer)
-    transformer, vae_copy, text_copy = split_components(_read(states, "module"), states)
-    vae = _read(parts.vae, "state_dict")
+    transformer, vae_copy, text_copy = split_components(read_tensors(states, "module"), states)
+    vae = read_tensors(parts.vae, "state_dict")
     text = read_weights(parts.text, TEXT_ENCODER)
     notices: list[Notice] = []
     tables: dict[str, str] = {}
@@ -74,7 +75,7 @@ def open_sat(path: Path) -> SatFolder:
     if lost:
         why = "the training loss's networks, which SAT's `ignore_keys` leaves out too"
         notices.append(Notice("dropped", f"{len(lost)} VAE tensors loss.*", why))
-    vae = {name: tensor for name, tensor in vae.items() if not name.startswith("loss")}
+    vae = without_loss(vae)
     notices += _compare_copies(vae_copy, vae, states, parts.vae)
     notices += _compare_copies(text_copy, text, states, parts.text)
     known = {"transformer", "vae", parts.text.name, parts.config.name, sidecar.NAME}
@@ -133,14 +134,6 @@ def write_sat(
         {"state_dict": {name: plain(tensor) for name, tensor in vae.items()}},
     )
     return notices
-
-
-def _read(path: Path, key: str) -> State:
-    content = read_torch_file(path)
-    state = cast(object, content.get(key)) if isinstance(content, Mapping) else None
-    if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
-        raise CheckpointError(f"{path} holds no tensors under {key!r}; expected a SAT checkpoint")
-    return dict(cast(Mapping[str, Tensor], state))
 
 
 def _write(path: Path, content: Mapping[str, State]) -> None:

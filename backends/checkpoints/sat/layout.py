@@ -51,8 +51,13 @@ def find_parts(
     return parts, settings
 
 
+def model_yamls(folder: Path) -> list[Path]:
+    """The YAML files in `folder` that have a `model:` section."""
+    return [p for p in sorted(folder.glob("*.y*ml")) if "model:" in p.read_text(errors="replace")]
+
+
 def _only_config(folder: Path) -> Path:
-    found = [p for p in sorted(folder.glob("*.y*ml")) if "model:" in p.read_text(errors="replace")]
+    found = model_yamls(folder)
     if len(found) != 1:
         names = ", ".join(p.name for p in found) or "none"
         raise CheckpointError(

@@ -12,13 +12,18 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from harness.audit.numbers import bits_equal, scaled_by, values_equal
-from harness.audit.permutations import Order, chunk_order, in_words, row_order
-from harness.audit.values import sample
+from backends.checkpoints.relation.numbers import (
+    bits_equal,
+    numbers_equal,
+    sample,
+    scaled_by,
+    values_equal,
+)
+from backends.checkpoints.relation.permutations import Order, chunk_order, in_words, row_order
 
 Kind = Literal[
-    "same_values", "rounded", "zeros", "constant", "scaled", "transposed", "flipped", "rows",
-    "columns", "modulation", "moved", "scale", "damaged", "drift", "other",
+    "same_values", "zero_sign", "rounded", "unrounded", "zeros", "constant", "scaled", "transposed",
+    "flipped", "rows", "columns", "modulation", "moved", "scale", "damaged", "drift", "other",
 ]  # fmt: skip
 
 NARROW = ("bfloat16", "float16", "float8_e4m3fn", "float8_e5m2")
@@ -27,6 +32,9 @@ NARROW = ("bfloat16", "float16", "float8_e4m3fn", "float8_e5m2")
 CLOSE = 0.98
 """Cosine from which two tensors are one that changed, rather than two."""
 
+_MOST = 0.5
+"""Share of changed values above which `a` may be a rounding of `b`: of values that a narrower dtype
+cannot hold nearly all change, and a few that changed in their last bits are an edit."""
 _RATIO_TOLERANCE = 2e-4
 _CHUNKS = (2, 3, 4, 6)
 
@@ -66,12 +74,29 @@ def relate(a: Tensor, b: Tensor) -> Relation:
 def _precision(a: Tensor, b: Tensor, left: Tensor, right: Tensor) -> Relation | None:
     if a.dtype != b.dtype and values_equal(a, b):
         return Relation("same_values", f"the same values, as {_name(b)} instead of {_name(a)}")
-    for name in NARROW:
+    if torch.equal(left, right) and numbers_equal(a, b):
+        return Relation("zero_sign", "the sign of zeros only; equal in value")
+    if (name := _rounding(a, b, left, right, NARROW)) is not None:
+        return Relation("rounded", f"the reference rounded to {name}", source=name)
+    if float((left != right).float().mean()) > _MOST and (
+        name := _rounding(b, a, right, left, NARROW[:2])
+    ):
+        words = f"more precise values, of which the reference's are the {name} rounding"
+        return Relation("unrounded", words, source=name)
+    return None
+
+
+def _rounding(
+    a: Tensor, b: Tensor, left: Tensor, right: Tensor, names: tuple[str, ...]
+) -> str | None:
+    """The dtype, of `names` or that of `b`, through which `a` was rounded to become `b`; `left` and
+    `right` are their samples."""
+    for name in dict.fromkeys((*names, _name(b))):
         kind: torch.dtype = getattr(torch, name)
-        if kind == a.dtype or not torch.equal(left.to(kind).to(b.dtype).float(), right):
+        if kind == a.dtype or not bits_equal(left.to(kind).to(b.dtype).float(), right):
             continue
         if values_equal(a, b, kind):
-            return Relation("rounded", f"the reference rounded to {name}", source=name)
+            return name
     return None
 
 

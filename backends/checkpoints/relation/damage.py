@@ -13,8 +13,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from harness.report.text import counted
-
 _PIECE = 256
 """Bytes."""
 _LEAST = 512
@@ -142,8 +140,9 @@ def _region(left: Tensor, right: Tensor, alike: bool, width: int) -> str | None:
         return None
     places = pieces.nonzero().flatten()
     stretches = 1 + int((places[1:] - places[:-1] > 1).sum())
+    where = "1 place" if stretches == 1 else f"{stretches} places"
     first = int(places[0]) * right.shape[1]
     return (
-        f"only about {count * _PIECE} bytes changed, in {counted(stretches, 'place')}, from about value"
+        f"only about {count * _PIECE} bytes changed, in {where}, from about value"
         f" {first} of {right.numel()} on, and everything else is equal to the bit"
     )

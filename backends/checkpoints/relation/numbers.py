@@ -7,13 +7,41 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from harness.audit.records import Difference
+from backends.checkpoints.tensors import raw_bytes
+
+SAMPLE = 16384
+"""Most values in a sample: every k-th of the flattened tensor, k as small as that allows. Quantiles
+of it are within about 0.8 % of rank (two standard errors at the median)."""
 
 _SLICE = 1 << 22
+
+
+class Distance(NamedTuple):
+    """How far one tensor is from another: exact, over all values, computed in float32.
+
+    `rel_l2` is |b - a| / |a|, `max_abs` the largest |b - a|, `changed_share` the share of values
+    that differ, `max_ulps` the largest distance in units of the last place of the coarser dtype at
+    the larger of the two values.
+    """
+
+    rel_l2: float
+    max_abs: float
+    changed_share: float
+    max_ulps: float
+    cosine: float
+
+
+def sample(tensor: Tensor) -> Tensor:
+    """The strided sample of `tensor` as float32 (n,), n at most `SAMPLE`; the same indices for equal
+    sizes, so that samples of two tensors can be compared value by value."""
+    flat = tensor.reshape(-1)
+    stride = max(1, -(-flat.numel() // SAMPLE))
+    return flat[::stride].float()
 
 
 def bits_equal(a: Tensor, b: Tensor) -> bool:
@@ -26,7 +54,7 @@ def bits_equal(a: Tensor, b: Tensor) -> bool:
             return torch.equal(left.view(kind), right.view(kind))
         except RuntimeError:
             continue
-    return torch.equal(left, right)
+    return torch.equal(raw_bytes(a), raw_bytes(b))
 
 
 def values_equal(a: Tensor, b: Tensor, via: torch.dtype | None = None) -> bool:
@@ -39,6 +67,11 @@ def values_equal(a: Tensor, b: Tensor, via: torch.dtype | None = None) -> bool:
     return True
 
 
+def numbers_equal(a: Tensor, b: Tensor) -> bool:
+    """Whether the values are the same numbers: -0.0 is 0.0 here, and NaN is not itself."""
+    return all(torch.equal(x.double(), y.double()) for x, y in _slices(a, b))
+
+
 def scaled_by(a: Tensor, b: Tensor, ratio: float, tolerance: float) -> bool:
     """Whether |b - ratio a| <= tolerance |ratio a|, in L2 over all values."""
     gap = size = 0.0
@@ -49,8 +82,8 @@ def scaled_by(a: Tensor, b: Tensor, ratio: float, tolerance: float) -> bool:
     return math.sqrt(gap) <= tolerance * math.sqrt(size)
 
 
-def measure(a: Tensor, b: Tensor) -> Difference:
-    """How far `b` is from `a`; non-finite values on either side make distances NaN."""
+def measure(a: Tensor, b: Tensor) -> Distance:
+    """How far `b` is from `a`, of equal shape; non-finite values on either side make distances NaN."""
     gap = left = right = product = largest = ulps = 0.0
     changed = 0
     coarse = max(torch.finfo(_plain(a.dtype)).eps, torch.finfo(_plain(b.dtype)).eps)
@@ -66,7 +99,7 @@ def measure(a: Tensor, b: Tensor) -> Difference:
         _, exponent = torch.frexp(torch.maximum(p.abs(), q.abs()))
         unit = torch.ldexp(torch.full_like(p, coarse), exponent - 1).clamp_min(torch.finfo().tiny)
         ulps = max(ulps, float((delta / unit).max()))
-    return Difference(
+    return Distance(
         rel_l2=math.sqrt(gap / left) if left else (0.0 if not gap else math.inf),
         max_abs=largest,
         changed_share=changed / max(1, a.numel()),

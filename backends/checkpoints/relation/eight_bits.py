@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from backends.checkpoints import SCALE_BLOCK, Stored
-from harness.audit.numbers import values_equal
-from harness.audit.relations import Relation
-from harness.audit.values import sample
+from backends.checkpoints.opened.source import Stored
+from backends.checkpoints.relation.numbers import sample, values_equal
+from backends.checkpoints.relation.relations import Relation
+from backends.checkpoints.scales import SCALE_BLOCK
 
 _ROWS = 1 << 22
 """Values that are looked at together."""
