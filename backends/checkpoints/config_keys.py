@@ -131,7 +131,7 @@ def from_sat(rows: Settings, sections: Mapping[str, Section], **defaults: object
 
 
 def to_sat(rows: Iterable[Setting], config: object, section: str = "") -> dict[str, Any]:
-    """What one section of SAT's YAML says of the fields that `rows` name."""
+    """What `section` of SAT's YAML says of the fields of `config` that `rows` name."""
     return {r.sat or r.field: getattr(config, r.field) for r in rows if r.section == section}
 
 

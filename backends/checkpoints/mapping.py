@@ -161,7 +161,8 @@ def known_rules(component: str, names: Iterable[str]) -> dict[str, Rule]:
 def to_canonical(
     component: MappedComponent, tensors: Mapping[str, Tensor], config: ModelConfig
 ) -> LazyTensors:
-    """A loaded SAT module's `state_dict()` under Diffusers' names and layouts.
+    """The `state_dict()` of `component` of the SAT model of `config`, under Diffusers' names and
+    layouts.
 
     `tensors` holds exactly what the rules know: leave out SAT's position tables and the other
     tensors of `one_sided`. Raises `CheckpointError` listing names that do not match.

@@ -103,7 +103,8 @@ def _sin_cos(config: TransformerConfig) -> Tensor:
 def sin_cos(
     grid: tuple[int, int, int], hidden_size: int, interpolation: tuple[float, float, float]
 ) -> Tensor:
-    """Sin-cos positions (patches, hidden_size), float32, of a `grid` of patches in time, height, width.
+    """Sin-cos positions (patches, `hidden_size`), float32, of a `grid` of patches in time, height,
+    width.
 
     A quarter of the channels encodes time, then three eighths each width and height, each as sines
     then cosines of p / 10000^(2k/d). `interpolation` divides positions along the same three axes, in

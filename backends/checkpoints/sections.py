@@ -46,7 +46,8 @@ class Section:
         return self._values.get(key) is not None
 
     def get(self, key: str, kind: type[T], default: T | None = None) -> T:
-        """The value of `key`, which must be of `kind` (an int will do for a float)."""
+        """The value of `key`, of `kind` (an int will do for a float); without `default` it must be
+        there."""
         self._read.add(key)
         value = self._values.get(key, default)
         if value is None:

@@ -33,7 +33,7 @@ _WHOLE = ("int", "uint", "bool")
 
 
 def check_pipeline(folder: Path, parts: Mapping[str, Path], variant: str | None) -> None:
-    """Raise `CheckpointError` or `Unsupported` for a pipeline's folder that makes no sound model.
+    """Raise `CheckpointError` or `Unsupported` for a pipeline's `folder` that makes no sound model.
 
     `parts` are the folders of the models in it, of which one may lie elsewhere; `variant` names a set of
     weight files, such as fp16. What the index leaves out, the loader misses.
@@ -65,6 +65,7 @@ def check_pipeline(folder: Path, parts: Mapping[str, Path], variant: str | None)
 
 def check_model(folder: Path, kind: Any, variant: str | None = None) -> Any:
     """The model in `folder`, of class `kind` of Diffusers or transformers, on the meta device.
+    `variant` names a set of weight files, such as fp16.
 
     Raises `CheckpointError` for settings that make no model, or another one than the weights are of.
     """

@@ -56,6 +56,8 @@ def check_peft() -> None:
 def attach_lora(pipe: Any, lora: str, scale: float, mode: str, model: str) -> AttachedLora:
     """Put the LoRA `lora` in force on `pipe`, before its weights are placed anywhere.
 
+    `scale` and `mode` as in `stages.lora_options`; `model` names the model in errors.
+
     Raises `CheckpointError` for a LoRA that does not fit, or that Diffusers did not apply as its
     file says.
     """

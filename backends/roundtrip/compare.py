@@ -45,7 +45,7 @@ def compare_tensors(
     after: Mapping[str, Tensor],
     others: Mapping[str, Mapping[str, Tensor]] | None = None,
 ) -> list[Change]:
-    """What differs between two states, most telling first; empty if every bit is equal.
+    """What differs in `after` from `before`, most telling first; empty if every bit is equal.
 
     `others` are further sets of weights near `after` (an EMA, a master copy) by name: a changed
     state that equals one of them is named so.

@@ -102,7 +102,8 @@ def guided_call(pipeline: Pipeline, sizes: Natural) -> Tensor:
 def recorded_call(
     pipeline: Pipeline, network: nn.Module, sizes: Natural
 ) -> tuple[Tensor, Callable[[], Tensor]]:
-    """`guided_call`, and a function that repeats the call of `network` within it, with gradients.
+    """`guided_call` of `pipeline` at `sizes`, and a function that repeats the call of `network` within
+    it, with gradients.
 
     The stacks' own ways to a prediction switch gradients off.
     """

@@ -36,7 +36,8 @@ def model_folder(model: str, stack: Format, scratch: Path) -> Path:
 
 
 def lora_folder(lora: str | None, sizes: Natural, stack: Format, scratch: Path) -> Path:
-    """The LoRA `lora` in the format of `stack`; None makes a fresh one, seeded, with no zeros."""
+    """The LoRA `lora` in the format of `stack`, converted into `scratch` if it has another; None makes a
+    fresh one for a transformer of `sizes`, seeded, with no zeros."""
     if lora is None:
         path = scratch / "lora-fresh"
         tensors, modules = _fresh(sizes)
@@ -49,7 +50,8 @@ def lora_folder(lora: str | None, sizes: Natural, stack: Format, scratch: Path) 
 
 
 def overlay(model: Path, transformer: Path, folder: Path) -> Path:
-    """A model folder like `model` with another transformer, by links."""
+    """`folder`, made a model like `model` with the folder `transformer` in place of its own, by
+    links."""
     folder.mkdir(parents=True, exist_ok=True)
     for entry in model.iterdir():
         if entry.name != "transformer":
@@ -60,7 +62,8 @@ def overlay(model: Path, transformer: Path, folder: Path) -> Path:
 
 
 def sat_base_of(model: Path, state: Mapping[str, Tensor], folder: Path) -> Path:
-    """The model that a SAT checkpoint of a LoRA holds beside it, as a model folder."""
+    """`folder`, made a model like `model` with the transformer that `state`, a SAT checkpoint of a LoRA,
+    holds beside the LoRA."""
     home = folder / "transformer" / "1"
     home.mkdir(parents=True)
     module = {name: tensor for name, tensor in state.items() if ".matrix_" not in name}

@@ -30,7 +30,9 @@ Layers = dict[str, tuple[int, float]]
 def attach_lora(
     model: nn.Module, config: TransformerConfig, lora: str, scale: float, mode: str, where: str
 ) -> Layers | None:
-    """Put the LoRA `lora` in force on SAT's transformer `model`.
+    """Put the LoRA `lora` in force on SAT's transformer `model` of `config`.
+
+    `scale` and `mode` as in `stages.lora_options`; `where` names the model in errors.
 
     Returns ranks and factors of a fused LoRA, None of a live one, which `read_live` reads. Raises
     `CheckpointError` for a LoRA that does not fit; `Unsupported` for one that `LoraLinear` cannot
@@ -87,7 +89,8 @@ def read_live(model: nn.Module, config: TransformerConfig) -> Layers:
 def sat_lora_settings(
     model: nn.Module, config: TransformerConfig, fused: Layers | None
 ) -> dict[str, Any]:
-    """The identity's settings; empty where no LoRA is in force."""
+    """The identity's settings of a LoRA in `model` of `config`, `fused` as `attach_lora` returned it;
+    empty where none is in force."""
     if fused is not None:
         return lora_settings("fused", fused)
     live = read_live(model, config)

@@ -44,7 +44,7 @@ def check_lora_option(name: str, value: object) -> bool:
 
 
 def check_lora_options(lora: str | None, scale: float, mode: str) -> None:
-    """Raise `InvalidRequest` for a scale or mode of a LoRA that is not there."""
+    """Raise `InvalidRequest` for a `scale` or `mode` without a `lora`."""
     if lora is None and (scale != 1.0 or mode != "live"):
         raise InvalidRequest(
             f"lora_scale={scale}, lora_mode={mode} without a LoRA; name one in `lora` or leave them"
@@ -61,8 +61,8 @@ def lora_approximations(options: Mapping[str, Any]) -> Mapping[str, Approximatio
 def open_fitting(lora: str, shapes: Mapping[str, tuple[int, ...]], model: str) -> Lora:
     """Open the LoRA `lora`, a path or a micro LoRA's name, and check that every layer of it fits.
 
-    `shapes` are those of the model's weights under canonical names. Raises `CheckpointError` naming
-    the layers that the model does not have or that have another size.
+    `shapes` are those of the weights under canonical names, `model` is the model's name. Raises
+    `CheckpointError` naming the layers that the model does not have or that have another size.
     """
     from backends.checkpoints import open_lora
     from backends.checkpoints.lora.lora import listed

@@ -19,6 +19,7 @@ from backends.checkpoints.relation import (
     relate,
     sample,
 )
+from harness.audit.places import place
 from harness.audit.records import Difference, Status, TensorReport, Values
 from harness.audit.values import describe
 
@@ -104,9 +105,9 @@ class Comparison:
 
 
 def compare(a: Source, b: Source, components: tuple[str, ...], progress: Progress) -> Comparison:
-    """Compare every tensor of `components`. Holds two tensors of each side at a time: those that are
-    compared, and the next ones, which a thread reads meanwhile."""
-    names = {name: None for name in (*a.tensors, *b.tensors) if _of(name, components)}
+    """Compare every tensor of `components` of `a` and `b`, telling `progress`. Holds two tensors of
+    each side at a time: those that are compared, and the next ones, which a thread reads meanwhile."""
+    names = {name: None for name in (*a.tensors, *b.tensors) if place(name).component in components}
     found = Comparison([])
     read, total = 0, sum(size(s) for side in (a, b) for n, s in side.tensors.items() if n in names)
     sides = [
@@ -143,10 +144,6 @@ def _loaded(name: str, side: Stored | None) -> Tensor:
     if side is None:
         raise KeyError(name)
     return side.load()
-
-
-def _of(name: str, components: tuple[str, ...]) -> bool:
-    return name.partition(".")[0] in components
 
 
 def _present_as_tied(name: str, a: Source, b: Source) -> bool:

@@ -32,7 +32,7 @@ def coverage(
     unlike: Mapping[str, str],
     tokenizers: Iterable[Compared],
 ) -> list[Coverage]:
-    """One row for each kind of thing that either side has.
+    """One row for each kind of thing that `a` or `b` has, whose tensors were compared in `pairs`.
 
     `unlike` are the files that differ (`unlike_files`), `tokenizers` what became of those among them.
     """

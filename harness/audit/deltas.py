@@ -38,7 +38,8 @@ def delta(lora: Lora, layer: str) -> Tensor:
 def what_was_fused(
     base: Tensor, fused: Tensor, wanted: Tensor, factors: Iterable[float]
 ) -> Outcome:
-    """Which of the suspected factors, or a transposed delta, made `fused` out of `base`."""
+    """Which of the suspected `factors` of the `wanted` delta, or its transpose, made `fused` from
+    `base`."""
     outcomes = sorted(
         (_tried(base, fused, *hypothesis) for hypothesis in _hypotheses(wanted, factors)),
         key=lambda outcome: -outcome.share,

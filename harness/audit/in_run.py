@@ -45,7 +45,7 @@ class _Files:
 def audit_files(
     case: Case, variants: tuple[Variant, Variant], opened: tuple[PipelineRecord, PipelineRecord]
 ) -> FilesAudited:
-    """Audit what reference and candidate load for `case`.
+    """Audit what `variants`, reference and candidate, load for `case`.
 
     `opened` are the two as they were opened at one precision. Never raises for a checkpoint that
     cannot be read: that is said, and what was loaded is compared anyway.

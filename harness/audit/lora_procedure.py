@@ -15,7 +15,8 @@ from harness.report.text import counted
 
 
 def compare_loras(a: Lora, b: Lora, started: float) -> AuditReport:
-    """Two LoRA files, of any origin, compared by what they add to each layer."""
+    """The LoRA `b` held against `a`, of any origin, by what each adds to a layer; `started` is a
+    `perf_counter` in seconds."""
     findings = [*own_findings(b, "the candidate"), *lora_against_lora(a, b)]
     if not findings:
         said = f"IDENTICAL in effect: both LoRAs add the same to {counted(len(a.modules), 'layer')}"
@@ -31,7 +32,7 @@ def compare_loras(a: Lora, b: Lora, started: float) -> AuditReport:
 
 
 def check_fit(model: Source, lora: Lora, started: float) -> AuditReport:
-    """A LoRA held against the model that it is for: no values are compared."""
+    """`lora` held against the `model` that it is for: no values are compared. `started` as above."""
     shapes = {name: stored.shape for name, stored in model.tensors.items()}
     findings = [*fit_findings(lora, shapes), *own_findings(lora, "the LoRA")]
     layers = counted(len(lora.modules), "layer")

@@ -111,7 +111,7 @@ def fit_findings(lora: Lora, shapes: Mapping[str, tuple[int, ...]]) -> Iterable[
 
 
 def fused_findings(lora: Lora, pairs: list[Pair], strength: float = 1.0) -> list[Finding]:
-    """What was fused into the candidate, layer by layer, against the reference and the LoRA.
+    """What was fused into the candidate of `pairs`, layer by layer, against the reference and `lora`.
 
     `strength` is what was meant to multiply the LoRA besides its own factor.
     Pairs that hold exactly what was intended, and those whose mistake is named, are marked `told`.

@@ -21,7 +21,8 @@ _STARTS = (1.0, 0.02)
 
 
 def position_findings(pairs: list[Pair], a: Source, b: Source) -> list[Finding]:
-    """What became of the learned embedding, and whether SAT's stored tables are those configured.
+    """What became of the learned embedding in `pairs`, and whether the tables that `a` and `b` store are
+    those configured.
 
     The pair concerned is marked `told`, so that it is told once.
     """

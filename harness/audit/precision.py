@@ -45,7 +45,9 @@ def precision_hazards(
 
 
 def _half(variant: str, where: str, model: Model) -> Iterable[Finding]:
-    found = stored_range(model.path) if model.path is not None and _wider(model) else None
+    path = model.path
+    wider = path is not None and stored_dtype(path) in ("bfloat16", "float32")
+    found = stored_range(path) if path is not None and wider else None
     if found is not None and found.largest > _FP16_MAX:
         yield Finding(
             kind="config",
@@ -67,10 +69,6 @@ def _half(variant: str, where: str, model: Model) -> Iterable[Finding]:
             component="transformer",
             remedy="run in bfloat16 or float32",
         )
-
-
-def _wider(model: Model) -> bool:
-    return model.path is not None and stored_dtype(model.path) in ("bfloat16", "float32")
 
 
 def _meant(model: Model) -> str | None:

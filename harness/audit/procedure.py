@@ -8,7 +8,7 @@ from pathlib import Path
 
 from backends.checkpoints import Lora, Source, open_source, read_lora
 from harness.audit.arrangement import explain
-from harness.audit.compare import Comparison, Pair, Progress, compare
+from harness.audit.compare import Comparison, Progress, compare
 from harness.audit.coverage import coverage, unlike_files
 from harness.audit.lora_procedure import check_fit, compare_loras
 from harness.audit.loras import fit_findings, fused_findings, own_findings
@@ -31,13 +31,15 @@ def audit_checkpoints(
     progress: Progress | None = None,
     strength: float = 1.0,
 ) -> AuditReport:
-    """Compare two checkpoints, each a SAT or Diffusers folder, a component's folder, or one file.
+    """Compare `candidate` with `reference`, each a SAT or Diffusers folder, a component's folder, or
+    one file.
 
-    Two LoRA files are compared by what they add; a LoRA as candidate is held against the model.
-    `dtype` is the precision that the candidate is meant to be stored in: the reference rounded to it
-    then counts as identical, and its range is checked. `lora` is what was meant to be fused into the
-    candidate, at `strength`. Holds one tensor of each side in memory. Raises `CheckpointError` for
-    what cannot be read, `ParityError` where nothing can be compared.
+    Two LoRA files are compared by what they add; a LoRA as candidate is held against the model. `dtype`
+    is the precision that the candidate is meant to be stored in: the reference rounded to it then
+    counts as identical, and its range is checked. `lora` is what was meant to be fused into the
+    candidate, at `strength`; `progress` is told the bytes read. Holds one tensor of each side in
+    memory. Raises `CheckpointError` for what cannot be read, `ParityError` where nothing can be
+    compared.
     """
     started = time.perf_counter()
     left, right = read_lora(reference), read_lora(candidate)
@@ -90,7 +92,10 @@ def _audit(
     ]
     notes = [
         *[f for side in faults for f in side if f.name not in told],
-        *[_unused(key) for key in unused_keys(settings, a, b)],
+        *[
+            Finding(kind="config", name=key, detail=f"{key} differs; no render of a case reads it")
+            for key in unused_keys(settings, a, b)
+        ],
         *(other_dtypes(found.pairs) if dtype is None else ()),
         *copies(found),
         *(range_findings(found.pairs, "float16") if dtype != "float16" else ()),
@@ -112,14 +117,8 @@ def _audit(
         tensors=[pair.report() for pair in found.pairs],
         wall_s=time.perf_counter() - started,
         peak_gib=peak_gib(),
-        exit_code=_exit_code(findings, missing),
+        exit_code=EXIT_DIFFERENT if findings else EXIT_UNDECIDED if missing else EXIT_EQUIVALENT,
     )
-
-
-def _exit_code(findings: list[Finding], missing: bool) -> int:
-    if findings:
-        return EXIT_DIFFERENT
-    return EXIT_UNDECIDED if missing else EXIT_EQUIVALENT
 
 
 def _fused(found: Comparison, a: Source, lora: Lora, strength: float) -> list[Finding]:
@@ -179,7 +178,7 @@ def _headline(
             f"EQUAL in every value: {equal} of {total} tensors equal to the bit, {total - equal} stored"
             f" in another dtype, nothing lost ({where})"
         )
-    regrouped = [p for p in found.pairs if _moved_rows(p)]
+    regrouped = [p for p in found.pairs if p.a and p.b and p.a.regrouped != p.b.regrouped]
     layout = (
         f", {len(regrouped)} of them cut or joined differently" if regrouped else ", stored alike"
     )
@@ -197,11 +196,3 @@ def _headline(
         f"IDENTICAL up to layout: all {total} tensors equal to the bit in canonical layout{layout}"
         f" ({where})"
     )
-
-
-def _moved_rows(pair: Pair) -> bool:
-    return bool(pair.a and pair.b and pair.a.regrouped != pair.b.regrouped)
-
-
-def _unused(key: str) -> Finding:
-    return Finding(kind="config", name=key, detail=f"{key} differs; no render of a case reads it")

@@ -75,6 +75,8 @@ def round_trip(
 ) -> RoundTripResult:
     """Ask a worker; `request` holds the fields of `backends.roundtrip.check.RoundTrip`.
 
+    `python` is its interpreter, this one by default; `timeout_s` in seconds; `connect` starts it.
+
     Raises `ParityError` for what the worker refuses, with its message.
     """
     with tempfile.TemporaryDirectory(prefix="parity-") as folder:

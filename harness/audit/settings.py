@@ -67,7 +67,8 @@ def differing(a: Source, b: Source) -> dict[str, dict[str, Any]]:
 
 
 def setting_findings(keys: Mapping[str, Mapping[str, Any]], a: Source, b: Source) -> list[Finding]:
-    """A finding for every differing key that changes a render, the family's own facts first."""
+    """A finding for every one of `keys`, which differ between `a` and `b`, that changes a render, the
+    family's own facts first."""
     found = [
         _finding(key, values["reference"], values["candidate"], b)
         for key, values in keys.items()
@@ -77,7 +78,7 @@ def setting_findings(keys: Mapping[str, Mapping[str, Any]], a: Source, b: Source
 
 
 def unused_keys(keys: Mapping[str, Mapping[str, Any]], a: Source, b: Source) -> list[str]:
-    """Differing keys that change nothing in a render."""
+    """Those of `keys`, which differ between `a` and `b`, that change nothing in a render."""
     return [key for key, values in keys.items() if _unused(key, values, a, b)]
 
 

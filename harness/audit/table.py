@@ -29,7 +29,7 @@ _WORDS: dict[Status, str] = {
 
 
 def print_report(report: AuditReport, console: Console, rows: int = SHOWN) -> None:
-    """Print the report; `rows` is how many tensors that differ are shown at most."""
+    """Print `report` on `console`; `rows` is how many tensors that differ are shown at most."""
     for which, source in (("reference", report.reference), ("candidate", report.candidate)):
         console.print(_source(which, source))
     console.print(Padding(_components(report), (1, 0, 0, 0)))

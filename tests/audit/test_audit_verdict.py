@@ -154,3 +154,24 @@ def test_the_command(
     assert [finding["name"] for finding in written["findings"]] == ["vae.scaling_factor"]
     assert main(["audit", "nowhere", str(model.folder)]) == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_more_precise_values_and_signs_of_zeros_are_differences(
+    model: Model, broken: Model, tmp_path: Path
+) -> None:
+    def rounded(state: State) -> None:
+        state["proj_out.weight"] = state["proj_out.weight"].bfloat16().float()
+
+    def zero(state: State) -> None:
+        state["proj_out.bias"] = torch.zeros_like(state["proj_out.bias"])
+
+    def negative_zero(state: State) -> None:
+        state["proj_out.bias"] = -torch.zeros_like(state["proj_out.bias"])
+
+    reference = model.copy(tmp_path / "rounded").edit(rounded)
+    (finding,) = audit(reference.folder, model.folder).findings
+    assert "more precise values, of which the reference's are the bfloat16" in finding.detail
+    reference = model.copy(tmp_path / "zeros").edit(zero)
+    report = audit(reference.folder, broken.edit(negative_zero).folder)
+    (finding,) = report.findings
+    assert "the sign of zeros only" in finding.detail and report.exit_code == 1

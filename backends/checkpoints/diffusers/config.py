@@ -132,7 +132,8 @@ def write_configs(
     """Texts of the four configuration files of the pipeline that `config` describes.
 
     `base` are an earlier pipeline's texts: kept to the byte if they still say the same as `config`,
-    otherwise overridden key by key. Raises `Unsupported` where Diffusers has no such model.
+    otherwise overridden key by key. `tokenizer_class` is transformers' for the folder's files. Raises
+    `Unsupported` where Diffusers has no such model.
     """
     _refuse(config)
     stated = stated_settings(config)

@@ -74,7 +74,8 @@ def open_diffusers(path: Path) -> DiffusersFolder:
 def write_diffusers(
     path: Path, texts: Mapping[str, str], components: Mapping[str, Mapping[str, Tensor]]
 ) -> None:
-    """Write configurations and weights of transformer and VAE; `text_encoder` copies T5."""
+    """Write into the folder `path` the configurations in `texts`, by file, and the weights in
+    `components`; `text_encoder.py` copies T5."""
     for name, text in texts.items():
         (path / name).parent.mkdir(parents=True, exist_ok=True)
         (path / name).write_text(text, encoding="utf-8")

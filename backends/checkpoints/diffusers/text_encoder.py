@@ -19,7 +19,7 @@ _Home = Literal["encoder", "tokenizer", "weights", "nowhere"]
 
 
 def merge_text_encoder(encoder: Path, tokenizer: Path, destination: Path) -> list[Notice]:
-    """Write Diffusers' `text_encoder` and `tokenizer` folders as SAT's one T5 folder.
+    """Write Diffusers' folders `encoder` and `tokenizer` as SAT's one T5 folder, `destination`.
 
     Returns what was left out. Raises `CheckpointError` for missing or damaged weights and for a
     missing tokenizer.
@@ -34,7 +34,8 @@ def merge_text_encoder(encoder: Path, tokenizer: Path, destination: Path) -> lis
 
 
 def split_text_encoder(folder: Path, encoder: Path, tokenizer: Path) -> list[Notice]:
-    """Write SAT's T5 folder as Diffusers' two; the inverse of `merge_text_encoder`."""
+    """Write SAT's T5 `folder` as Diffusers' `encoder` and `tokenizer`, as `merge_text_encoder`
+    undoes."""
     _copy(folder, encoder, "encoder")
     _copy(folder, tokenizer, "tokenizer")
     if not any(tokenizer.iterdir()):

@@ -75,7 +75,7 @@ def _candidates(folder: Path, stems: tuple[str, str]) -> list[Path]:
 
 
 def write_weights(folder: Path, tensors: Mapping[str, Tensor], stem: str) -> None:
-    """Write tensors as safetensors, beyond `SHARD_BYTES` in shards with an index."""
+    """Write `tensors` into `folder` as safetensors called `stem`, beyond `SHARD_BYTES` in shards."""
     shards = list(_shards(tensors))
     if len(shards) == 1:
         _save(folder / f"{stem}.safetensors", tensors, shards[0])
@@ -91,7 +91,8 @@ def write_weights(folder: Path, tensors: Mapping[str, Tensor], stem: str) -> Non
 
 
 def copy_weights(source: Path, destination: Path, stems: tuple[str, str]) -> list[Notice]:
-    """Copy one component's weights; safetensors to the byte, torch files rewritten as safetensors.
+    """Copy one component's weights, whose files have `stems`, from the folder `source` to `destination`;
+    safetensors to the byte, torch files rewritten as safetensors.
 
     Returns what was left out: the weights that `read_weights` would not take.
     """

@@ -56,12 +56,15 @@ def stated_module(name: str, settings: Mapping[str, Any]) -> LoraModule:
 def write_diffusers_lora(
     file: Path, tensors: Mapping[str, Tensor], modules: Mapping[str, LoraModule], kept: str | None
 ) -> None:
-    """Write a LoRA as `save_lora_weights` does, with the header that keeps rank and alpha.
+    """Write the `tensors` and `modules` of a LoRA, by canonical names, to `file` as `save_lora_weights`
+    does, with the header that keeps rank and alpha.
 
     `kept` is the header text of the file that the LoRA once came from; it is used while it still
     says the same.
     """
-    header = kept if kept is not None and _still_true(kept, modules, file) else _header(modules)
+    settings = peft_settings(kept, file) if kept is not None else None
+    true = settings is not None and all(stated_module(n, settings) == m for n, m in modules.items())
+    header = kept if kept is not None and true else _header(modules)
     file.parent.mkdir(parents=True, exist_ok=True)
     content = {name: plain(tensor) for name, tensor in tensors.items()}
     save_file(content, file, metadata={"format": "pt", HEADER: header})
@@ -99,8 +102,3 @@ def _header(modules: Mapping[str, LoraModule]) -> str:
 
 def _number(value: float) -> float | int:
     return int(value) if value.is_integer() else value
-
-
-def _still_true(kept: str, modules: Mapping[str, LoraModule], file: Path) -> bool:
-    settings = peft_settings(kept, file)
-    return all(stated_module(name, settings) == module for name, module in modules.items())

@@ -144,7 +144,8 @@ def write_sat_lora(
     iteration: str,
     yaml_file: tuple[str, str] | None,
 ) -> None:
-    """Write a LoRA as a SAT checkpoint folder with the YAML that keeps rank and alpha.
+    """Write the `tensors` and `modules` of a LoRA, by canonical names, into `folder` as SAT's checkpoint
+    of `iteration`, with the YAML that keeps rank and alpha.
 
     `yaml_file` is name and text of the YAML that the LoRA once came with; it is used while it still
     says the same.

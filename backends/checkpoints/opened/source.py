@@ -95,7 +95,7 @@ class Source:
 
 
 def as_stored(component: str, name: str, load: Loader) -> Stored:
-    """A tensor that already has canonical layout."""
+    """The tensor `name` of `component`, which `load` reads in canonical layout."""
     scaled = load if isinstance(load, Scaled) else None
     raw = load.raw if isinstance(load, Scaled) else load
     tensor = raw()
@@ -112,7 +112,8 @@ def as_stored(component: str, name: str, load: Loader) -> Stored:
 
 
 def by_rule(component: str, rule: Rule, load: Loader) -> list[Stored]:
-    """The canonical tensors that one SAT tensor holds; itself if its rows do not fit the rule."""
+    """The canonical tensors of `component` that one SAT tensor, read by `load`, holds by `rule`; itself
+    if its rows do not fit."""
     scaled = load if isinstance(load, Scaled) else None
     raw = load.raw if isinstance(load, Scaled) else load
     whole = raw()

@@ -73,7 +73,7 @@ def numbers_equal(a: Tensor, b: Tensor) -> bool:
 
 
 def scaled_by(a: Tensor, b: Tensor, ratio: float, tolerance: float) -> bool:
-    """Whether |b - ratio a| <= tolerance |ratio a|, in L2 over all values."""
+    """Whether |`b` - `ratio` `a`| <= `tolerance` |`ratio` `a`|, in L2 over all values."""
     gap = size = 0.0
     for x, y in _slices(a, b):
         wanted = x.double() * ratio

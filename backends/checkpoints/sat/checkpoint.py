@@ -99,7 +99,7 @@ def without_loss(state: State) -> State:
 def load_exactly(
     module: nn.Module, state: Mapping[str, Tensor], where: str, optional: Collection[str] = ()
 ) -> None:
-    """Copy `state` into `module`, tensor by tensor, cast to the module's dtypes.
+    """Copy `state`, which came from `where`, into `module`, cast to the module's dtypes.
 
     Raises `CheckpointError` naming every kind of mismatch: missing keys (other than `optional`
     ones), unexpected keys, wrong shapes, integers for weights.

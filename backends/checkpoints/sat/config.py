@@ -189,7 +189,7 @@ class ModelConfig:
         return self.scale_factor if self.transformer.patch_size_t is None else 1.0
 
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int, int]:
-        """Shape (1, T, C, H, W) of the latents of a video, 1.5's padding frame included.
+        """Shape (1, T, C, H, W) of the latents of a video of `frames`, 1.5's padding frame included.
 
         `height` and `width` are pixels.
         """

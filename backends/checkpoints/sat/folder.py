@@ -110,7 +110,8 @@ def write_sat(
     components: Mapping[str, Mapping[str, Tensor]],
     origin: sidecar.SatOrigin | None,
 ) -> list[Notice]:
-    """Write the weights of transformer and VAE from canonical tensors; returns what was rebuilt.
+    """Write transformer and VAE of the model of `config` into the folder `path`, from canonical tensors
+    by component in `components`; returns what was rebuilt.
 
     `origin` is the SAT folder that the model came from, if any: its iteration and tables come back.
     """
