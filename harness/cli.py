@@ -28,6 +28,7 @@ _VERBS = {
     "accept": "keep what a run rendered as goldens for CI",
     "convert": "convert a checkpoint between SAT and Diffusers",
     "roundtrip": "fine-tune with learning rate 0, and say what changed",
+    "selftest": "plant faults in a copy of the reference, and say which are caught",
     "audit": "compare two checkpoints without rendering",
     "doctor": "say what works on this machine, and how to mend the rest",
     "fetch": "get the weights that a metric needs",

@@ -37,6 +37,7 @@ RENDERING = ("run", "render", "score", "judge", "probe")
 NEEDS = {"cuda": "an NVIDIA GPU", "/models/": "weights", "hydra/launcher=slurm": "a cluster"}
 ELSEWHERE = {
     "parity bisect experiment=incident/local_vs_space": "tests/test_incidents.py::test_local_vs_space",
+    "parity selftest 'case=[micro_5b]'": "tests/harness/test_selftest.py::main([\"selftest\"",
     "parity doctor": "tests/harness/test_doctor.py::main([\"doctor\"]",
     "parity roundtrip MODEL --backend diffusers": "tests/roundtrip/test_driven.py::roundtrip",
     "parity roundtrip micro-5b-i2v --backend diffusers": "tests/roundtrip/test_driven.py::roundtrip",

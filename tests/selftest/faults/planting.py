@@ -7,7 +7,7 @@ Alterations       what goes into and comes out of the pipeline as a whole
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -15,8 +15,9 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from backends.base import Case, Identity, Inputs, Pipeline, Policies, Prediction, Run, StepObserver
+from backends.base import Case, Inputs, Pipeline, Prediction, Run, StepObserver
 from backends.noise import NoiseTape
+from backends.worker.planted import PipelineAround
 
 T = TypeVar("T")
 
@@ -125,26 +126,12 @@ class Alterations:
     within: Callable[[], AbstractContextManager[Any]] = nullcontext
 
 
-class AlteredPipeline:
+class AlteredPipeline(PipelineAround):
     """`inner` under `alterations`. Implements `Pipeline`; what it does not know goes to `inner`."""
 
     def __init__(self, inner: Pipeline, alterations: Alterations) -> None:
-        self._inner, self._altered = inner, alterations
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-    def identity(self) -> Identity:
-        return self._inner.identity()
-
-    def policies(self) -> Policies:
-        return self._inner.policies()
-
-    def modules(self) -> Mapping[str, nn.Module]:
-        return self._inner.modules()
-
-    def native(self) -> object:
-        return self._inner.native()
+        super().__init__(inner)
+        self._altered = alterations
 
     def prepare(self, case: Case, inputs: Inputs) -> Run:
         with self._altered.within():
@@ -156,9 +143,6 @@ class AlteredPipeline:
         with altered.within():
             video = self._inner.render(altered.case(case), inputs, altered.tape(tape), observe)
         return altered.frames(video)
-
-    def close(self) -> None:
-        self._inner.close()
 
 
 class _AlteredRun:
