@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.judge.limits import COLLAPSE_FACTOR, relative
-from harness.probe.prober import Answers
+from harness.judge.measured import Answers
 from harness.records import BlockDistance
 
 LEAST_LIMIT = 2e-6

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.judge.measured import Array
 from harness.metrics.latents import latent_distance
-from harness.probe.native import read_trace
 from harness.records import RenderRecord, SeedDistances
-from harness.store.store import Store
 
 
 def _relative(a: NDArray[np.float32], b: NDArray[np.float32]) -> list[float]:
@@ -36,13 +36,17 @@ def same_result(a: RenderRecord, b: RenderRecord) -> bool:
     return same_frames(a, b) and a.latents_digest == b.latents_digest
 
 
-def compare_traces(store: Store, reference: RenderRecord, candidate: RenderRecord) -> SeedDistances:
-    """Distances of two finished renders of one case and seed.
+def compare_traces(
+    reference: RenderRecord,
+    candidate: RenderRecord,
+    a: Mapping[str, Array],
+    b: Mapping[str, Array],
+) -> SeedDistances:
+    """Distances of two finished renders of one case and seed, whose traces are `a` and `b`.
 
     Renders with different numbers of steps have no per-step distances, and latents of different
-    shapes have no distance at all: None, never zero. Raises `StoreError` on a damaged trace.
+    shapes have no distance at all: None, never zero.
     """
-    a, b = read_trace(store, reference), read_trace(store, candidate)
     same_steps = len(reference.steps) == len(candidate.steps)
     pairs = zip(reference.steps, candidate.steps, strict=False)
     differing = (i for i, (r, c) in enumerate(pairs) if r.latents_digest != c.latents_digest)

@@ -7,8 +7,7 @@ so its own value on the candidate's side does not enter the renders and is not a
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -17,9 +16,9 @@ from backends.base import NOT_FINITE, ScheduleTable
 from harness.judge import schedules
 from harness.judge.draws import judge_generators
 from harness.judge.known import KnownDifference, equalised_by_match, known_difference
+from harness.judge.measured import OwnInputs
 from harness.judge.tables import rounded_tables
 from harness.records import Component, Finding, PipelineRecord, RenderRecord
-from harness.store.store import Store
 
 _LISTED = 8
 
@@ -135,21 +134,20 @@ def _weights_of(reference: Mapping[str, str], candidate: Mapping[str, str]) -> l
 
 
 def compare_own_inputs(
-    store: Store,
-    reference: RenderRecord,
-    candidate: RenderRecord,
-    share: list[str],
+    a: OwnInputs,
+    b: OwnInputs,
+    share: Collection[str],
     known_by_policy: Mapping[str, KnownDifference],
 ) -> list[Finding]:
     """Text embeddings, schedule and latent dtype that each side makes itself, where not shared.
 
+    `a` is the reference's, `b` the candidate's; `share` names the factors that `b` takes from `a`.
     `known_by_policy` are the registered differences between what the two declare; no other difference
     is a known one.
     """
-    a, b = _own_inputs(store, reference), _own_inputs(store, candidate)
     found: list[Finding] = []
-    for factor, tensor in (("text", "text"), ("unconditional", "negative_text")):
-        x, y = a[tensor], b[tensor]
+    texts = (("text", a.text, b.text), ("unconditional", a.negative_text, b.negative_text))
+    for factor, x, y in texts:
         if factor in share or (x.shape == y.shape and np.array_equal(x, y)):
             continue
         known = known_by_policy.get(factor)
@@ -167,23 +165,21 @@ def compare_own_inputs(
                 component="text",
             )
         )
-    mine, other = (ScheduleTable(**side["schedule"]) for side in (a, b))
-    found += _schedule_itself("reference", mine)
+    found += _schedule_itself("reference", a.schedule)
     if "schedule" not in share:
-        found += _schedule(mine, other, known_by_policy.get("schedule"))
-        found += _schedule_itself("candidate", other) if other != mine else []
-    if "latent_dtype" not in share and a["latent_dtype"] != b["latent_dtype"]:
-        found.append(_policy("latent_dtype", a["latent_dtype"], b["latent_dtype"]))
-    if "image" not in share and a.get("image_scale") != b.get("image_scale"):
-        found.append(_policy("image_scale", a.get("image_scale"), b.get("image_scale")))
+        found += _schedule(a.schedule, b.schedule, known_by_policy.get("schedule"))
+        found += _schedule_itself("candidate", b.schedule) if b.schedule != a.schedule else []
+    if "latent_dtype" not in share and a.latent_dtype != b.latent_dtype:
+        found.append(_policy("latent_dtype", a.latent_dtype, b.latent_dtype))
+    if "image" not in share and a.image_scale != b.image_scale:
+        found.append(_policy("image_scale", a.image_scale, b.image_scale))
     return found
 
 
-def own_texts_apart(store: Store, reference: RenderRecord, candidate: RenderRecord) -> float | None:
-    """How far the text embeddings lie apart that the two make themselves, shared or not: relative L2,
+def own_texts_apart(a: OwnInputs, b: OwnInputs) -> float | None:
+    """How far the text embeddings lie apart that two sides make themselves, shared or not: relative L2,
     the worse of both prompts, infinite for other shapes. None where they are equal in every bit."""
-    a, b = _own_inputs(store, reference), _own_inputs(store, candidate)
-    pairs = [(a[name], b[name]) for name in ("text", "negative_text")]
+    pairs = [(a.text, b.text), (a.negative_text, b.negative_text)]
     if all(x.shape == y.shape and np.array_equal(x, y) for x, y in pairs):
         return None
     return max(_relative_l2(x, y) if x.shape == y.shape else np.inf for x, y in pairs)
@@ -250,16 +246,6 @@ def compare_noise(
                     component="noise", remedy="hand the caller's generator to every step that draws")
         )  # fmt: skip
     return found
-
-
-def _own_inputs(store: Store, record: RenderRecord) -> dict[str, Any]:
-    from safetensors.torch import load_file
-
-    if record.own_inputs_key is None:
-        raise ValueError(f"render {record.key} has no exported inputs")
-    path = store.inputs_path(record.own_inputs_key)
-    tensors = {name: value.float().numpy() for name, value in load_file(str(path)).items()}
-    return tensors | json.loads(path.with_suffix(".json").read_text())
 
 
 def _relative_l2(a: Any, b: Any) -> float:

@@ -10,7 +10,7 @@ from statistics import median
 from harness.judge.evalues import ALPHA, TOLERATED, bimodal, rank_evidence, seeds_to_decide
 from harness.judge.limits import FEWEST_MEMBERS, relative
 from harness.judge.local import branch_distance
-from harness.probe.stages import TRANSFORMER_MEMBERS, LocalData
+from harness.judge.measured import TRANSFORMER_MEMBERS, LocalData
 from harness.records import Evidence, SeedDistances
 
 BUDGET_SLACK = 3.0

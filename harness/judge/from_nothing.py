@@ -12,9 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from harness.judge.draws import SAME_NOISE, StepNoise, step_noise
+from harness.judge.measured import Answers, LocalData
 from harness.judge.steps import held_against_noise, solver_gaps
-from harness.probe.prober import Answers
-from harness.probe.stages import LocalData
 from harness.records import Evidence
 
 

@@ -18,9 +18,8 @@ from backends.base import ScheduleTable
 from harness.judge import schedules
 from harness.judge.known import known_difference
 from harness.judge.limits import COLLAPSE_FACTOR, UNIT_ROUNDOFF, Limit, limit, relative
+from harness.judge.measured import OTHER_MEMBERS, TRANSFORMER_MEMBERS, Answers, LocalData
 from harness.judge.steps import SOLVER_LIMIT, judge_guidance, judge_solver, solver_gaps
-from harness.probe.prober import Answers
-from harness.probe.stages import OTHER_MEMBERS, TRANSFORMER_MEMBERS, LocalData
 from harness.records import Component, Evidence
 
 Array = NDArray[np.float32]

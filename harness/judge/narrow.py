@@ -13,8 +13,7 @@ from dataclasses import replace
 
 from harness.judge.limits import relative
 from harness.judge.local import branch_distance, transformer_limits
-from harness.probe.prober import Answers
-from harness.probe.stages import LocalData
+from harness.judge.measured import Answers, LocalData
 from harness.records import Evidence
 
 CHECK = "collapse.transformer"

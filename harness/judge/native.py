@@ -15,11 +15,9 @@ from harness.judge.draws import tape_noise, wrong_noise
 from harness.judge.frames_fault import frames_fault
 from harness.judge.last_step import held_against_end, with_other_end
 from harness.judge.limits import UNIT_ROUNDOFF, limit, relative
+from harness.judge.measured import PRECISE, TRANSFORMER_MEMBERS, Array, Links, LocalData
 from harness.judge.solver import REPLAY_LIMIT, replay
 from harness.judge.steps import held_against_noise
-from harness.probe.native import Links
-from harness.probe.prober import Array
-from harness.probe.stages import PRECISE, TRANSFORMER_MEMBERS, LocalData
 from harness.records import Component, Evidence, RenderRecord
 from harness.render.frames import quantise
 

@@ -19,9 +19,8 @@ from backends.stages.sketch import sketch_array
 from harness.judge.draws import StepNoise, tape_noise, wrong_noise
 from harness.judge.last_step import held_against_end, with_other_end
 from harness.judge.limits import UNIT_ROUNDOFF, relative
+from harness.judge.measured import Answers, LocalData
 from harness.judge.solver import REPLAY_LIMIT, replay
-from harness.probe.prober import Answers
-from harness.probe.stages import LocalData
 from harness.records import Evidence
 
 Array = NDArray[np.float32]

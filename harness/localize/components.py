@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from itertools import chain, combinations
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,15 +23,13 @@ from backends.stages.questions import Question
 from harness.errors import WorkerError
 from harness.judge.causes import obscured, summarise
 from harness.judge.limits import relative
+from harness.judge.measured import Answers, Array, LocalData
 from harness.localize.chains import EXCHANGED, Call, Chains, image, start
 from harness.localize.search import shapley
-from harness.probe.prober import Answers, Array, Prober, Shared, Target
-from harness.probe.stages import FULL_PRECISION, LocalData, reduced_precision, share_inputs
+from harness.probe.prober import Prober, Shared, Target
+from harness.probe.stages import FULL_PRECISION, reduced_precision, share_inputs
 from harness.records import Component, Evidence, PairResult, Share
 from harness.workers.client import RemoteError
-
-if TYPE_CHECKING:
-    from harness.verdict.pair import Local
 
 MOST_COMPONENTS = 6
 """Exact shares need 2^n runs."""
@@ -97,15 +94,17 @@ def measured_gaps(
     return _Exchange(prober, data, sides, differing, evidence).gaps()
 
 
-def with_shares(prober: Prober, result: PairResult, local: Local | None) -> PairResult:
+def with_shares(
+    prober: Prober, result: PairResult, data: LocalData, sides: tuple[Target, Target]
+) -> PairResult:
     """`result` with its gap divided, if it is a bug of more than one component; else as it is."""
-    if result.verdict != "bug" or local is None or local.data is None or local.sides is None:
+    if result.verdict != "bug":
         return result
     before = prober.fresh_calls
     named: list[Component] = [
         f.component for f in result.findings if f.kind == "component" and f.component
     ]
-    division = divide(prober, local.data, local.sides, named, result.evidence)
+    division = divide(prober, data, sides, named, result.evidence)
     if not division.shares and not division.says:
         return result
     calls = prober.fresh_calls - before

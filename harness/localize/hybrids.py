@@ -12,8 +12,8 @@ from backends.base import Case
 from backends.stages.questions import Question
 from harness.errors import ConfigError
 from harness.judge.limits import limit, relative
-from harness.probe.prober import Answers, Array, Prober, Shared, Target
-from harness.probe.stages import OTHER_MEMBERS
+from harness.judge.measured import OTHER_MEMBERS, Answers, Array
+from harness.probe.prober import Prober, Shared, Target
 from harness.render.plan import probe_steps
 from harness.workers.client import RemoteError
 

@@ -9,39 +9,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from backends.base import Case, ScheduleTable
 from backends.stages.questions import Question
-from harness.probe.prober import Answers, Array, Prober, Shared, Target
+from harness.judge.measured import Answers, Array, Links
+from harness.probe.prober import Prober, Shared, Target
 from harness.probe.stages import FULL_PRECISION, OTHER_PROMPTS, start_questions
 from harness.records import Evidence, RenderRecord
 from harness.render.frames import read_frames
+from harness.render.kept import read_trace, schedule_used
 from harness.render.plan import probe_steps
 from harness.store.store import Store
-
-
-@dataclass(frozen=True)
-class Links:
-    """One native render beside what the reference's float32 stages make of its inputs.
-
-    `role` is `reference` or `candidate`. `trace` holds the render's tensors (`backends.stages.trace`),
-    `frames` its uint8 frames (T, H, W, 3), `table` the schedule that it used.
-    """
-
-    role: str
-    record: RenderRecord
-    trace: Mapping[str, Array]
-    frames: NDArray[np.uint8]
-    table: ScheduleTable
-    steps: tuple[int, ...]
-    answers: Answers
 
 
 def probe_links(
@@ -202,34 +186,6 @@ _REPEATED = (
     ("text.0.text", "text_again.0.text"),
     ("d.0.frames", "d.2.frames"),
 )
-
-
-def read_trace(store: Store, record: RenderRecord) -> dict[str, Array]:
-    """A render's trace as float32 arrays. Raises `StoreError` when it is missing or damaged."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file  # numpy has no bfloat16
-
-    from harness.errors import StoreError
-
-    path = store.render_folder(record.key) / "trace.safetensors"
-    try:
-        return {name: tensor.float().numpy() for name, tensor in load_file(str(path)).items()}
-    except (OSError, SafetensorError) as error:
-        raise StoreError(
-            f"the trace {path} is missing or damaged ({error}); delete its folder and render again"
-        ) from error
-
-
-def inputs_used(store: Store, record: RenderRecord, factor: str) -> Path:
-    """The file that holds `factor` as a render was to use it: the reference's where that is shared."""
-    key = record.inputs_key if factor in record.share else record.own_inputs_key
-    return store.inputs_path(key or "")
-
-
-def schedule_used(store: Store, record: RenderRecord) -> ScheduleTable:
-    """The schedule that a render was to follow: the reference's where that is shared, else its own."""
-    meta = json.loads(inputs_used(store, record, "schedule").with_suffix(".json").read_text())
-    return ScheduleTable(**meta["schedule"])
 
 
 def _used(store: Store, record: RenderRecord, folder: Path) -> tuple[Shared, ScheduleTable]:

@@ -14,13 +14,14 @@ from backends.stages.questions import Question
 from harness.errors import WorkerError
 from harness.judge.arguments import of_question, stage_given
 from harness.judge.blocks import Place, differs_in_run
+from harness.judge.measured import Answers, LocalData
 from harness.judge.native import in_a_module, in_one_call
 from harness.judge.skipped import judge_skipped
 from harness.probe.native import shared_with
-from harness.probe.prober import Answers, Prober, Shared, Target
-from harness.probe.stages import FULL_PRECISION, LocalData, share_inputs
+from harness.probe.prober import Prober, Shared, Target
+from harness.probe.stages import FULL_PRECISION, share_inputs
 from harness.records import Component, Evidence, RenderRecord
-from harness.render.handed import read_handed
+from harness.render.kept import read_handed
 from harness.store.store import Store
 from harness.workers.client import RemoteError
 

@@ -10,17 +10,18 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from backends.base import Case, Variant
 from backends.stages.questions import Question
+from harness.config.config import VariantSpec
 from harness.errors import StoreError, WorkerError
+from harness.judge.measured import Answers, Array
 from harness.records import PipelineRecord
 from harness.store import keys
 from harness.store.closure import Closure
@@ -28,8 +29,6 @@ from harness.store.integrity import file_sha256
 from harness.store.store import Store
 from harness.workers.connect import Connection, Connector
 from harness.workers.interpreter import describe_worker
-
-Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,12 @@ class Target:
     variant: Variant
     python: str | None
     threads: int | None
+
+    @staticmethod
+    def of(spec: VariantSpec) -> Target:
+        """As a configuration has it."""
+        variant = Variant(spec.name, spec.backend, spec.options, spec.patch)
+        return Target(variant, spec.python, spec.threads)
 
     def at(self, precision: Mapping[str, Any]) -> Target:
         """The same pipeline with other options, where the backend has them."""
@@ -54,28 +59,6 @@ class Shared:
     inputs: Path | None = None
     share: tuple[str, ...] = ()
     latent_dtype: str | None = None
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What came back: tensors as float32, facts by question, and the guided calls that it cost.
-
-    `pipeline` is the identity of the pipeline that answered, as it was opened for the probe.
-    """
-
-    pipeline: PipelineRecord
-    tensors: Mapping[str, Array] = field(default_factory=dict[str, Array])
-    facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    guided_calls: int = 0
-
-    def __or__(self, other: Answers) -> Answers:
-        """Both together, the cost added."""
-        return Answers(
-            self.pipeline,
-            {**self.tensors, **other.tensors},
-            {**self.facts, **other.facts},
-            self.guided_calls + other.guided_calls,
-        )
 
 
 class Prober:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,7 +20,17 @@ from typing import Any
 from backends.base import Case, ScheduleTable
 from backends.stages.questions import Question
 from harness.errors import WorkerError
-from harness.probe.prober import Answers, Array, Prober, Shared, Target
+from harness.judge.measured import (
+    OTHER_MEMBERS,
+    PRECISE,
+    TRANSFORMER_MEMBERS,
+    Answers,
+    Array,
+    LocalData,
+    ProbeSettings,
+    Side,
+)
+from harness.probe.prober import Prober, Shared, Target
 from harness.render.plan import probe_steps
 from harness.workers.client import RemoteError
 
@@ -31,13 +41,6 @@ FULL_PRECISION: Mapping[str, Any] = {
     "allow_tf32": False,
 }
 """The options that decide a pipeline's precision, where it has them, at their most exact."""
-
-PRECISE = ("float32", "float64")
-"""Dtypes that are not reduced; the probes themselves ask in float32."""
-
-TRANSFORMER_MEMBERS = ("math", "split", "jitter:1", "jitter:2", "jitter:3")
-OTHER_MEMBERS = ("channels_last", "jitter:1", "jitter:2", "jitter:3", "jitter:4")
-"""Of text encoder and decoder, which the attention kernel and the guidance batch do not touch."""
 
 REDUCED_CROP = 2
 """Rows and columns of latents that are decoded at reduced precision: convolutions in it can be fifty
@@ -53,41 +56,6 @@ OTHER_PROMPTS = (
 
 def _prompts(case: Case) -> tuple[str, ...]:
     return (*OTHER_PROMPTS, case.negative_prompt)
-
-
-@dataclass(frozen=True)
-class ProbeSettings:
-    """Seeds that are judged, and seeds of their own that the healthy limits are measured on."""
-
-    seeds: tuple[int, ...]
-    calibration_seeds: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Side:
-    """One variant's answers: in float32, and as it is run if that is less precise."""
-
-    full: Answers
-    reduced: Answers | None
-
-
-@dataclass(frozen=True)
-class LocalData:
-    """Everything that `harness.judge.local` decides from.
-
-    `table` is the reference's schedule, which all answers used. `equalised` names the healthy member
-    under which the reference answered "eq.s<seed>", or None. `reference_error` is, by step, how far the
-    reference's own float32 velocity lies from its float64 one, where that was asked.
-    """
-
-    case: Case
-    steps: tuple[int, ...]
-    settings: ProbeSettings
-    table: ScheduleTable
-    reference: Side
-    candidate: Side
-    equalised: str | None
-    reference_error: Mapping[int, float] = field(default_factory=dict[int, float])
 
 
 def reduced_precision(target: Target) -> dict[str, Any] | None:

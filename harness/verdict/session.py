@@ -23,9 +23,9 @@ from harness.render.provenance import current_commit
 from harness.render.runner import ExecutionSettings, ProgressSink, SweepShare, render
 from harness.store.runs import note_renders, using
 from harness.store.store import Store
-from harness.verdict.rendered import Judging
+from harness.verdict.pool import RenderPool
+from harness.verdict.procedure import judge_probed, judge_rendered
 from harness.verdict.repetition import with_repetition_said
-from harness.verdict.unrendered import probe_pairs
 from harness.workers.connect import Connector, in_own_process
 from harness.workers.devices import hold_one_gpu
 
@@ -102,14 +102,14 @@ def _pairs(
     plan, folder = make_plan(config), settings.run_folder
     hold_one_gpu([job.variant.options for job in plan.jobs])
     if until == "probe":
-        return probe_pairs(config, settings.plugins, store, folder / "logs", settings.connect)
+        return judge_probed(config, store, settings)
     rendered = render(plan, store, settings, progress, sweep)
     note_renders(store, folder, [record.key for _, record in rendered])
     if until == "render":
         return None
-    judging = Judging(config, store, settings, progress, rendered)
-    pairs = judging.pairs()
-    note_renders(store, folder, judging.render_keys)
+    pool = RenderPool(config, store, settings, progress, rendered)
+    pairs = judge_rendered(config, pool, settings)
+    note_renders(store, folder, pool.keys)
     return pairs
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from backends.base import Case, TraceOptions, Variant
-from harness.judge import Renders, judge_pair
-from harness.judge.distances import compare_traces
 from harness.render.plan import Plan, RenderJob
 from harness.render.runner import ExecutionSettings, render
 from harness.store.store import Store
+from harness.verdict.result import Renders, judge_pair
+from harness.verdict.scoring import stored_distances
 
 CASE = Case(
     name="tiny", model="micro-2b", prompt="a red circle moving left on a white background",
@@ -112,6 +112,6 @@ def test_thread_count_changes_rounding_at_most(tmp_path: Path) -> None:
     jobs = [_job("reference"), _job("reference", name="two threads", threads=2)]
     store, (one, two), _ = _render(tmp_path, jobs)
     assert one.tape_digest == two.tape_digest
-    distance = compare_traces(store, one, two).latents_rel_l2
+    distance = stored_distances(store, one, two).latents_rel_l2
     assert distance is not None
     assert distance <= 1e-5

@@ -13,8 +13,9 @@ from harness.config.config import build
 from harness.config.folders import conf_folders
 from harness.probe.prober import Prober, Target
 from harness.probe.weights_in_use import InUse, moves_weights, weights_in_use
+from harness.render.runner import ExecutionSettings
 from harness.store.store import Store
-from harness.verdict.unrendered import probe_pairs
+from harness.verdict.procedure import judge_probed
 from harness.workers.connect import in_process
 
 PLUGIN = "tests.selftest.faults.offload"
@@ -90,7 +91,8 @@ def test_the_verdict_names_the_module(tmp_path: Path) -> None:
         "judge.probe_seeds=[0,1]", "judge.calibration_seeds=[1000001]",
     ]  # fmt: skip
     config = build(compose_tree(overrides, conf_folders(None)))
-    (pair,) = probe_pairs(config, [PLUGIN], Store(config.store), tmp_path, in_process)
+    settings = ExecutionSettings(config.timeout_s, (PLUGIN,), tmp_path, in_process)
+    (pair,) = judge_probed(config, Store(config.store), settings)
     assert pair.verdict == "bug"
     cause = pair.findings[0]
     assert (cause.component, cause.block) == ("decoder", "vae.decoder.norm_out.norm_layer")

@@ -13,8 +13,14 @@ from typing import Any
 import numpy as np
 
 from backends.base import Case, ScheduleTable
-from harness.probe.prober import Answers
-from harness.probe.stages import OTHER_MEMBERS, TRANSFORMER_MEMBERS, LocalData, ProbeSettings, Side
+from harness.judge.measured import (
+    OTHER_MEMBERS,
+    TRANSFORMER_MEMBERS,
+    Answers,
+    LocalData,
+    ProbeSettings,
+    Side,
+)
 from harness.records import PipelineRecord
 
 STEPS = (0, 1, 12, 25, 37, 49)

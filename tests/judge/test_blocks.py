@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from harness.judge.blocks import first_non_finite, locate
-from harness.probe.prober import Answers
+from harness.judge.measured import Answers
 from harness.records import PipelineRecord
 
 NAMES = ["t.blocks.0.attn.to_q", "t.blocks.0.attn.to_out", "t.blocks.0.attn", "t.blocks.0", "t"]

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from harness.errors import StoreError
-from harness.judge.look import look
 from harness.metrics import score_pair, to_jsonable
 from harness.metrics.readings import read_video
 from harness.render.frames import StoredVideo, write_lossless
+from harness.verdict.scoring import look
 
 METRICS = {"psnr": {"tile_px": 16}, "temporal_difference": {"tile_px": 16}}
 

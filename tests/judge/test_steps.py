@@ -12,10 +12,9 @@ from backends.noise import standard_normal
 from backends.stages.questions import nearest
 from backends.stages.sketch import sketch_array
 from harness.judge.draws import tape_noise
+from harness.judge.measured import Answers, LocalData, ProbeSettings, Side
 from harness.judge.solver import replay
 from harness.judge.steps import SOLVER_LIMIT, judge_guidance, judge_solver
-from harness.probe.prober import Answers
-from harness.probe.stages import LocalData, ProbeSettings, Side
 from harness.records import PipelineRecord
 
 STEPS, PROBED, SHAPE = 6, (0, 3, 5), (1, 3, 16, 8, 8)

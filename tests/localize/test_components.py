@@ -9,9 +9,9 @@ import pytest
 
 from backends.base import Case, ScheduleTable, Variant
 from backends.stages.questions import Question
+from harness.judge.measured import LocalData, ProbeSettings, Side
 from harness.localize.components import Gaps, divide, measured_gaps, shares_of
 from harness.probe.prober import Prober, Shared, Target
-from harness.probe.stages import LocalData, ProbeSettings, Side
 from harness.records import Component, Evidence
 from harness.store.store import Store
 from harness.workers.connect import in_process

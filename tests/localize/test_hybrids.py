@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from backends.base import Case, Variant
+from harness.judge.measured import Answers
 from harness.localize.hybrids import Hybrids, Side, differing
 from harness.localize.search import culprits
-from harness.probe.prober import Answers, Target
+from harness.probe.prober import Target
 from harness.records import PipelineRecord
 from harness.workers.client import RemoteError
 

@@ -14,9 +14,9 @@ from harness.config.compose import compose_tree
 from harness.config.config import RunConfig, build
 from harness.config.folders import conf_folders
 from harness.errors import ParityError
-from harness.probe.native import read_trace
 from harness.records import Component, PairResult, Record, VerdictName
 from harness.render.frames import read_frames
+from harness.render.kept import read_trace
 from harness.render.plan import make_plan
 from harness.render.runner import ExecutionSettings, render
 from harness.store.store import Store

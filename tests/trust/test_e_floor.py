@@ -16,9 +16,8 @@ from synthetic_pairs import SETTINGS, STEPS, Pairs, Spread
 
 from harness.cli import main
 from harness.judge.local import judge_local
+from harness.judge.measured import Answers, LocalData, Side
 from harness.judge.narrow import settle
-from harness.probe.prober import Answers
-from harness.probe.stages import LocalData, Side
 from harness.records import Evidence
 
 BRANCHES = f"s0.{STEPS[0]}.branches"

@@ -35,8 +35,8 @@ from harness.judge.arguments import (
     read_calls,
 )
 from harness.judge.causes import causes
+from harness.judge.measured import Answers
 from harness.judge.native_arguments import Handed, judge_native_arguments
-from harness.probe.prober import Answers
 from harness.records import Evidence, PipelineRecord
 
 CASE = Case(

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from harness.judge.distances import compare_traces
 from harness.metrics import examine, to_jsonable
 from harness.metrics.readings import VideoReadings
-from harness.records import RenderRecord
+from harness.records import RenderRecord, SeedDistances
 from harness.render.frames import StoredVideo
+from harness.render.kept import read_trace
 from harness.store.store import Store
 
 Scores = dict[str, list[dict[str, Any]]]
@@ -47,6 +49,14 @@ def look(
             for name, result in seen.scores[role].items():
                 found.scores[role][name].append(to_jsonable(result))
     return found
+
+
+def stored_distances(
+    store: Store, reference: RenderRecord, candidate: RenderRecord
+) -> SeedDistances:
+    """How far two finished renders lie apart. Raises `StoreError` on a damaged trace."""
+    traces = read_trace(store, reference), read_trace(store, candidate)
+    return compare_traces(reference, candidate, *traces)
 
 
 def _video(store: Store, record: RenderRecord) -> StoredVideo:
