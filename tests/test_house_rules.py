@@ -27,6 +27,9 @@ CHECKPOINTS = ("backends.checkpoints", "backends.checkpoints.relation")
 CHECKPOINT_USERS = ("harness/commands/convert.py", "harness/audit/")
 # One module may answer a worker's requests in the harness's own process.
 IN_PROCESS = "harness/workers/connect.py"
+JUDGE_MAY_USE = (
+    "harness.judge", "harness.records", "harness.metrics", "harness.errors", "harness.render.frames",
+)  # fmt: skip
 REPORT_MAY_USE = ("harness.report", "harness.records", "harness.store.store", "harness.render.frames",
                   "harness.errors", "harness.metrics")  # fmt: skip
 
@@ -110,6 +113,17 @@ def test_the_harness_uses_the_contract_and_no_concrete_backend() -> None:
         and not (name in CHECKPOINTS and where.startswith(CHECKPOINT_USERS))
         and not (name == "backends.worker.worker" and where == IN_PROCESS)
     ]  # fmt: skip
+    assert wrong == []
+
+
+def test_the_judge_decides_from_records_and_arrays() -> None:
+    """It reads no store and asks nothing. `quantise` makes of float frames what a video holds."""
+    wrong = [
+        (str(path.relative_to(ROOT)), name)
+        for path in _sources("harness/judge")
+        for name in _imports(path)
+        if name.startswith("harness.") and not name.startswith(JUDGE_MAY_USE)
+    ]
     assert wrong == []
 
 

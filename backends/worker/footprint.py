@@ -198,7 +198,10 @@ def _objects(value: Any, depth: int) -> Iterator[object]:
 
 
 def _contents(value: Any) -> Any:
-    """Shape, dtype and a checksum of the values; which object it is, where they cannot be read."""
+    """Shape, dtype and a checksum of the values; which object it is, where they cannot be read.
+
+    Of a tensor also where and how it lies in memory: another format or offset may take another kernel.
+    Not its address, since a copy computes the same."""
     import numpy as np
 
     if isinstance(value, np.ndarray):
@@ -206,10 +209,11 @@ def _contents(value: Any) -> Any:
         whole = array.dtype != object
         return array.shape, str(array.dtype), zlib.crc32(array.tobytes()) if whole else id(array)
     try:
+        lies = str(value.device), value.stride(), value.storage_offset()
         checksum = zlib.crc32(raw_bytes(value).numpy().data)
     except (RuntimeError, NotImplementedError, TypeError):  # on no device, sparse, quantised
-        checksum = (id(value), value._version)
-    return tuple(value.shape), str(value.dtype), checksum
+        lies, checksum = (), (id(value), value._version)
+    return tuple(value.shape), str(value.dtype), lies, checksum
 
 
 def _around() -> list[Any]:

@@ -185,6 +185,10 @@ def _stack_function(pipeline: Any) -> None:
     setattr(module, name, functools.wraps(getattr(module, name))(lambda *a, **k: None))
 
 
+def _memory_format(pipeline: Any) -> None:
+    pipeline.native().vae.decoder.conv_in.conv.to(memory_format=torch.channels_last_3d)
+
+
 def _thread(pipeline: Any) -> None:
     torch.set_num_threads(torch.get_num_threads() + 1)
 
@@ -221,7 +225,8 @@ def test_a_patch_may_idle_where_its_option_was_taken_away(
 
 
 @pytest.mark.parametrize(
-    "function", [_hidden_write, _own_method, _known_setting, _hook, _stack_function, _thread]
+    "function",
+    [_hidden_write, _own_method, _known_setting, _hook, _memory_format, _stack_function, _thread],
 )
 def test_whatever_can_be_reached_counts(
     function: Any, idle_pipeline: Any, monkeypatch: pytest.MonkeyPatch
