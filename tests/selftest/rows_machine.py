@@ -171,8 +171,8 @@ def _state(
     second: SecondRender,
     field: str | None = None,
     block: str | None = None,
+    expected: tuple[VerdictName, ...] = ("bug",),
 ) -> Fault:
-    expected: tuple[VerdictName, ...] = ("bug",)
     return Fault(
         f"state_{name}", "state", summary, component, settings, "tests.selftest.faults.state",
         block=block, second_render=second, field=field, expected=expected, also=("loop",),
@@ -184,7 +184,9 @@ _STATE = (
            "other_prompt"),
     _state("decoder_cache_kept", "decoding goes on from the last video", "decoder", _BACK, "same",
            "V07"),
-    _state("tiling_left_on", "tiling left on after the first video", "decoder", _ANY, "same", "V07"),
+    # The second video has 70 by 68 pixels where 64 by 64 were asked for, which alone is `broken`.
+    _state("tiling_left_on", "tiling left on after the first video", "decoder", _ANY, "same", "V07",
+           expected=("bug", "broken")),
     _state("weights_drift", "block 0's query loses bits with every video", "transformer", _BACK,
            "same", "L11", f"{_BLOCKS}.0.attn1"),
     _state("solver_history_kept", "DPM starts from the last video's clean sample", "solver",
