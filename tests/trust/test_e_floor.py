@@ -16,9 +16,11 @@ from synthetic_pairs import SETTINGS, STEPS, Pairs, Spread
 
 from harness.cli import main
 from harness.judge.local import judge_local
-from harness.judge.measured import Answers, LocalData, Side
+from harness.judge.measured import Answers, Links, LocalData, Side
 from harness.judge.narrow import settle
-from harness.records import Evidence
+from harness.judge.native import judge_itself
+from harness.records import Evidence, RenderRecord
+from harness.render.frames import quantise
 
 BRANCHES = f"s0.{STEPS[0]}.branches"
 AGAIN = {
@@ -233,3 +235,20 @@ def test_a_text_encoder_in_a_precision_of_its_own_rounds(
     (pair,) = json.loads((folder / "results" / "latest" / "verdict.json").read_text())["pairs"]
     assert pair["verdict"] == "rounding", pair["reasons"]
     assert [f for f in pair["findings"] if f["known"] is None] == []
+
+
+def test_a_second_decode_of_another_size_is_judged() -> None:
+    """Tiling that is left on gives a video of another size the second time, and no crash."""
+    first = np.zeros((9, 64, 64, 3), np.float32)
+    record = RenderRecord(
+        key="k", case={}, variant={}, seed=0, repeat=0, share=[], inputs_key=None, status="ok",
+        created="",
+    )  # fmt: skip
+    data = _pair()
+    links = Links("candidate", record, {}, quantise(first), data.table, (), data.candidate.full)
+    again = {"decode.0.frames": first, "decode.1.frames": np.zeros((9, 70, 68, 3), np.float32)}
+    (check,) = judge_itself(links, again, data)
+    assert (check.outcome, check.limit) == ("agrees", 0.0)
+    swapped = {"decode.0.frames": again["decode.1.frames"], "decode.1.frames": first}
+    (check,) = judge_itself(links, swapped, data)
+    assert (check.outcome, check.component) == ("differs", "frames")
