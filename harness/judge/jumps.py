@@ -22,6 +22,9 @@ JUMP_FACTOR = 10.0
 """How far past the largest amplification at the probed steps another step may lie; healthy pairs of the
 micro models reach 2.5."""
 
+JUMP = ".jump"
+"""Ends the name of the check."""
+
 Trace = Mapping[str, NDArray[Any]]
 
 
@@ -49,7 +52,7 @@ def judge_jumps(
     return [
         Evidence(
             stage="native",
-            check="native.candidate.jump",
+            check=f"native.candidate{JUMP}",
             component="loop",
             outcome="differs",
             detail="the candidate's own run: its velocity leaves the reference's"

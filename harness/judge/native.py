@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from backends.base import Case, ScheduleTable
 from harness.judge.draws import tape_noise, wrong_noise
 from harness.judge.frames_fault import frames_fault
+from harness.judge.jumps import JUMP
 from harness.judge.last_step import held_against_end, with_other_end
 from harness.judge.limits import UNIT_ROUNDOFF, limit, relative
 from harness.judge.measured import PRECISE, TRANSFORMER_MEMBERS, Array, Links, LocalData
@@ -131,7 +132,7 @@ def in_one_call(check: Evidence) -> bool:
     give: what made it went wrong in that very call, or the loop did."""
     return check.outcome == "differs" and check.check in (
         "native.candidate.itself.transformer",
-        "native.candidate.jump",
+        f"native.candidate{JUMP}",
     )
 
 

@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from backends.base import Case, ScheduleTable
-from backends.stages.questions import Question
+from backends.stages.questions import Question, nearest
 from harness.errors import WorkerError
 from harness.judge.measured import (
     OTHER_MEMBERS,
@@ -126,14 +126,15 @@ def start_questions(seeds: Sequence[int]) -> list[Question]:
 def scan_pair(
     prober: Prober, data: LocalData, sides: tuple[Target, Target], root: str, step: int
 ) -> tuple[Answers, Answers]:
-    """Both sides' scans of component `root`, in float32, on the reference's inputs at `step`.
+    """Both sides' scans of component `root`, in float32, on the reference's inputs at `step`; where that
+    was not probed, on its latents at the nearest step that was.
 
     The reference also answers as each of `OTHER_MEMBERS`, as "<member>.scan".
     """
     seed, full = data.settings.seeds[0], data.reference.full
-    names = [f"s{seed}.{step}.in", f"s{seed}.clean"]
     image = f"s{seed}.image" if f"s{seed}.image" in full.tensors else ""
-    given = {name: full.tensors[name] for name in (*names, image) if name}
+    given = {name: full.tensors[name] for name in (f"s{seed}.clean", image) if name}
+    given[f"s{seed}.{step}.in"] = full.tensors[f"s{seed}.{nearest(data.steps, step)}.in"]
     plain = Question(
         "scan",
         "scan",

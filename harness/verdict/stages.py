@@ -23,7 +23,7 @@ from harness.judge.blocks import Place, first_non_finite, locate
 from harness.judge.distances import same_result
 from harness.judge.draws import judge_generators
 from harness.judge.from_nothing import doubtful, with_step_noise
-from harness.judge.jumps import judge_jumps
+from harness.judge.jumps import JUMP, judge_jumps
 from harness.judge.known import known_difference
 from harness.judge.local import judge_local, one_stack
 from harness.judge.measured import OTHER_MEMBERS, Answers, Array, ProbeSettings
@@ -160,10 +160,25 @@ def native_links(c: Comparison) -> None:
             found, places = in_run(
                 c.prober, c.store, c.case, c.candidate, c.renders, found, c.given
             )
-        c.places |= places
+            between = _at_an_unprobed_step(c, found) if not places else {}
+        c.places |= places | between
+        found = [in_a_module(e) for e in found] if between else found
     if any(e.check.endswith(SKIPPED) for e in c.evidence):
         found = [in_a_module(e) for e in found]
     c.add(found)
+
+
+def _at_an_unprobed_step(c: Comparison, links: Sequence[Evidence]) -> dict[Component, Place]:
+    """The first wrong module of a transformer that computes something else in a step between the probed
+    ones, by hand as well as in the run; none where the loop made the difference."""
+    jump = next((e for e in links if e.outcome == "differs" and e.check.endswith(JUMP)), None)
+    if jump is None or jump.step is None:
+        return {}
+    data = c.asked()
+    a, b = scan_pair(c.prober, data, c.sides, _ROOTS["transformer"], jump.step)
+    alike = one_stack(data.reference.full, data.candidate.full)
+    place = locate(a, b, OTHER_MEMBERS, jump.step, alike)
+    return {} if place is None else {"transformer": place}
 
 
 def _links(c: Comparison) -> list[Evidence]:

@@ -7,11 +7,12 @@ import pytest
 from tests.selftest.catalogue import faults, healthy
 from tests.selftest.measure import CAUGHT, measure
 
-# Ten whole verdicts are one set-up.
+# Eleven whole verdicts are one set-up.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 FAULTS = (
     "attention_scale",
+    "middle_step_only",
     "guidance_one_percent",
     "schedule_shift_of_5b",
     "decoder_channel_bias",
