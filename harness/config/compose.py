@@ -123,9 +123,11 @@ def _explain(message: str, overrides: Sequence[str], folders: Sequence[Path]) ->
         package = found[1].partition("_")[0]
         if (extra := _LAUNCHERS.get(package)) is not None:
             return needs(extra, missing(extra))
+        # A name of a package is not made up: somebody else may have taken it.
         return (
-            f"there is no launcher {found[1]!r} here; launchers are packages of their own:"
-            f" pip install hydra-{package}-launcher"
+            f"there is no launcher {found[1]!r} here; there are"
+            f" {', '.join(choices('hydra/launcher', folders))}. Others are packages of their own, which"
+            " Hydra's documentation lists"
         )
     if found := re.search(r"Could not (?:find|load) '([^']+?)/([^']+)'", message):
         group, name = found.groups()

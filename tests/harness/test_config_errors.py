@@ -32,7 +32,7 @@ def no_session(monkeypatch: pytest.MonkeyPatch) -> None:
         ("match=nativ", "there is no match 'nativ'; did you mean 'native'?"),
         ("metrics=[psn]", "there is no metrics 'psn'; did you mean 'psnr'?"),
         ("reference.backend=sta", "`reference.backend`: no backend 'sta'; did you mean 'sat'?"),
-        ("hydra/launcher=ray", "pip install hydra-ray-launcher"),
+        ("hydra/launcher=ray", "no launcher 'ray' here; there are local, parallel, slurm"),
         # misspelt keys, existing and added
         ("seedz=[1]", "there is no key `seedz`; did you mean 'seeds'?"),
         ("cas=[x]", "there is no key `cas`; did you mean 'case'?"),
