@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -34,8 +35,9 @@ REPORT_MAY_USE = ("harness.report", "harness.records", "harness.store.store", "h
                   "harness.errors", "harness.metrics")  # fmt: skip
 
 
-def _imports(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text())):
+def _imports(path: Path, part: ast.AST | None = None) -> Iterator[str]:
+    """What the file imports, or one part of it."""
+    for node in ast.walk(part or ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -74,12 +76,14 @@ def test_the_package_stays_within_its_bound() -> None:
 
 
 def test_no_import_circle_counting_imports_inside_functions() -> None:
-    modules = {
-        _module_name(path): path for room in ("backends", "harness") for path in _sources(room)
-    }
+    modules = _modules()
     uses = {name: _modules_used(path, modules) - {name} for name, path in modules.items()}
     assert any(uses.values())
     TopologicalSorter(uses).prepare()  # raises `CycleError`, which names the circle
+
+
+def _modules() -> dict[str, Path]:
+    return {_module_name(path): path for room in ("backends", "harness") for path in _sources(room)}
 
 
 def _module_name(path: Path) -> str:
@@ -87,10 +91,10 @@ def _module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def _modules_used(path: Path, known: dict[str, Path]) -> set[str]:
+def _modules_used(path: Path, known: dict[str, Path], part: ast.AST | None = None) -> set[str]:
     """Of `from package import module` the module; that its package comes with it closes no circle."""
-    used = set(_imports(path))
-    for node in ast.walk(ast.parse(path.read_text())):
+    used = set(_imports(path, part))
+    for node in ast.walk(part or ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module is not None:
             taken = {f"{node.module}.{alias.name}" for alias in node.names} & known.keys()
             used = used - {node.module} | taken if len(taken) == len(node.names) else used | taken
@@ -103,6 +107,90 @@ def test_the_rule_on_circles_sees_one(tmp_path: Path) -> None:
     assert _modules_used(inside, {"harness.cli": inside}) == {"harness.cli"}
     with pytest.raises(CycleError):
         TopologicalSorter({"a": {"b"}, "b": {"a"}}).prepare()
+
+
+HEAVY = {"cv2", "diffusers", "hydra", "imageio", "jinja2", "lpips", "mlflow", "numpy", "omegaconf",
+         "plotly", "pyarrow", "pydantic", "rich", "sat", "scipy", "skimage", "torch",
+         "torchvision", "transformers"}  # fmt: skip
+"""What takes 30 ms (pydantic) to 6 s (sat) to import, or what is used of it does (skimage, 350 ms):
+`--help`, a worker without a pipeline and a user's tests do not wait for it. safetensors takes 5 ms."""
+
+
+def test_an_import_inside_a_function_keeps_something_heavy_out() -> None:
+    modules = _modules()
+    known = modules | _handed_out_late(modules)
+    needless = {(name, target) for name in modules for target in _needless(name, known)}
+    assert needless == set(), "import it at the head of the module"
+
+
+def _needless(name: str, known: dict[str, Path]) -> Iterator[str]:
+    """The imports inside functions of module `name` that bring nothing heavy which it lacks."""
+    path, own = known[name], _brought({name}, known)
+    for function in ast.walk(ast.parse(path.read_text())):
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            for node in ast.walk(function):
+                if isinstance(node, ast.Import | ast.ImportFrom):
+                    used = _modules_used(path, known, node)
+                    if used and _brought(used, known) <= own:
+                        yield ", ".join(sorted(used))
+
+
+def _brought(names: set[str], known: dict[str, Path]) -> set[str]:
+    """The heavy packages that modules `names` import as they are imported, and what they import."""
+    todo, seen, heavy = set(names), set[str](), set[str]()
+    while todo:
+        seen.add(name := todo.pop())
+        head = _head(known[name])
+        heavy |= {imported.split(".")[0] for imported in _imports(known[name], head)} & HEAVY
+        packages = {name.rsplit(".", depth)[0] for depth in range(1, name.count(".") + 1)}
+        todo |= (_modules_used(known[name], known, head) | packages & known.keys()) - seen
+    return heavy
+
+
+@cache
+def _head(path: Path) -> ast.Module:
+    """The file without functions and without what only type checkers read."""
+    return _Head().visit(ast.parse(path.read_text()))
+
+
+class _Head(ast.NodeTransformer):
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None: ...
+
+    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None: ...
+
+    def visit_If(self, node: ast.If) -> ast.AST | None:
+        return None if ast.unparse(node.test) == "TYPE_CHECKING" else self.generic_visit(node)
+
+
+def _handed_out_late(modules: dict[str, Path]) -> dict[str, Path]:
+    """Names that a package with a `__getattr__` imports when asked: `package.name` -> the file."""
+    return {
+        f"{package}.{alias.name}": modules[node.module]
+        for package, path in modules.items()
+        for tree in [ast.parse(path.read_text())]
+        if any(isinstance(n, ast.FunctionDef) and n.name == "__getattr__" for n in tree.body)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module in modules
+        for alias in node.names
+    }
+
+
+def test_the_rule_on_imports_inside_functions_sees_a_needless_one(tmp_path: Path) -> None:
+    one = tmp_path / "one.py"
+    one.write_text(
+        "import numpy\nfrom typing import TYPE_CHECKING\n\nif TYPE_CHECKING:\n    import torch\n\n"
+        "def late():\n"
+        "    from harness.errors import ParityError\n"
+        "    from backends.noise import NoiseTape\n"
+        "    from backends.checkpoints import convert, model_settings\n"
+        "    from backends.checkpoints import model_settings\n"
+        "    from backends.stages import runtime\n"
+    )
+    modules = _modules()
+    known = {**modules, **_handed_out_late(modules), "harness.one": one}
+    assert set(_needless("harness.one", known)) == {
+        "harness.errors", "backends.noise", "backends.checkpoints.model_settings",
+    }  # fmt: skip
 
 
 def test_backends_know_nothing_of_the_harness() -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from backends.checkpoints.opened.configs import diffusers_settings, sat_settings
+from backends.checkpoints.sat.layout import model_yamls
+from backends.checkpoints.sat.yaml_reader import read_config
 from backends.errors import BackendError
 
 
@@ -13,12 +16,8 @@ def model_settings(path: Path) -> dict[str, Any] | None:
 
     A Diffusers pipeline says by its JSON files, a SAT model by its YAML. Imports no torch.
     """
-    from backends.checkpoints.opened.configs import diffusers_settings, sat_settings
-
     if (path / "model_index.json").is_file():
         return diffusers_settings(path)
-    from backends.checkpoints.sat.layout import model_yamls
-    from backends.checkpoints.sat.yaml_reader import read_config
 
     try:
         return next((sat_settings(read_config(file)) for file in model_yamls(path)), None)

@@ -25,6 +25,7 @@ from backends.checkpoints.trust import (
 )
 from backends.diffusers.placement import COMPONENTS
 from backends.errors import CheckpointError, MissingPrerequisite, Unsupported, hint
+from backends.micro import MODELS, checkpoint_path
 
 _log = logging.getLogger("parity")
 _PICTURE_PIPELINE = "CogVideoXImageToVideoPipeline"
@@ -120,8 +121,6 @@ def _loaded(cls: Any, folder: Path, source: Source, dtype: torch.dtype, **given:
 
 def _transformer_folder(given: str) -> Path:
     """The folder itself, or `transformer` in it where it is a whole pipeline's."""
-    from backends.micro import checkpoint_path
-
     path = checkpoint_path(given)
     inside = path / "transformer"
     found = inside if inside.is_dir() else path
@@ -135,8 +134,6 @@ def _transformer_folder(given: str) -> Path:
 
 
 def _folder(source: Source) -> Path:
-    from backends.micro import MODELS, checkpoint_path
-
     model = source.model
     path = checkpoint_path(model)
     if path.is_dir():

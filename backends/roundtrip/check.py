@@ -24,6 +24,8 @@ from backends.checkpoints.report import Format
 from backends.checkpoints.tensors import dtype_name
 from backends.errors import BackendError, InvalidRequest
 from backends.roundtrip.compare import Change, compare_settings, compare_tensors, matters
+from backends.roundtrip.drive_diffusers import DiffusersDriver
+from backends.roundtrip.drive_sat import SatDriver
 from backends.roundtrip.function import (
     Natural,
     distance,
@@ -196,13 +198,7 @@ def _call(
 
 
 def _driver(stack: Format) -> Any:
-    if stack == "sat":
-        from backends.roundtrip.drive_sat import SatDriver
-
-        return SatDriver
-    from backends.roundtrip.drive_diffusers import DiffusersDriver
-
-    return DiffusersDriver
+    return SatDriver if stack == "sat" else DiffusersDriver
 
 
 def zero_rate_step(parameters: list[nn.Parameter], output: Callable[[], Tensor]) -> dict[str, Any]:

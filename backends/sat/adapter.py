@@ -30,8 +30,10 @@ from backends.base import (
     StepObserver,
 )
 from backends.errors import InvalidRequest
+from backends.micro import checkpoint_path
 from backends.noise import NoiseTape
 from backends.sat.options import SatOptions, parse_options
+from backends.sat.tree.checkout import check_requirements, find_checkout
 from backends.stages.lora_options import lora_approximations
 
 if TYPE_CHECKING:
@@ -57,8 +59,6 @@ class SatBackend:
     def check(self, options: Mapping[str, Any]) -> None:
         parsed = parse_options(options)
         if parsed.repo is not None:
-            from backends.sat.tree.checkout import check_requirements, find_checkout
-
             find_checkout(parsed.repo)
             check_requirements()
         import_module("backends.sat.stack")
@@ -169,6 +169,4 @@ class SatPipeline:
 
 def _chosen_folder(model: str, options: SatOptions) -> Path:
     """The folder that holds the model: the option `checkpoint`, else the case's `model`."""
-    from backends.micro import checkpoint_path
-
     return checkpoint_path(model if options.checkpoint is None else options.checkpoint)

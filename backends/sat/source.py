@@ -8,6 +8,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+from backends.checkpoints.diffusers.folder import open_diffusers
+from backends.checkpoints.mapping import transformer_table, vae_table
 from backends.checkpoints.sat import checkpoint
 from backends.checkpoints.sat.config import ModelConfig
 from backends.checkpoints.sat.layout import find_parts
@@ -72,10 +74,6 @@ def _sat_source(folder: Path, config: Path | None, text_encoder: Path | None) ->
 
 
 def _diffusers_source(folder: Path) -> ModelSource:
-    # Imported here because that package's readers are built on this one's.
-    from backends.checkpoints.diffusers.folder import open_diffusers
-    from backends.checkpoints.mapping import transformer_table, vae_table
-
     opened = open_diffusers(folder)
     parts, config = opened.components, opened.config
     return ModelSource(

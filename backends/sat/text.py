@@ -12,6 +12,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from backends.checkpoints.sound_parts import check_model
+from backends.checkpoints.sound_tokenizer import check_tokenizer
 from backends.checkpoints.trust import refuse_code, refuse_old_torch
 from backends.errors import CheckpointError
 
@@ -26,9 +28,6 @@ class TextConditioner(nn.Module):
     def __init__(self, encoder: Path, tokenizer: Path, max_length: int, dtype: torch.dtype) -> None:
         super().__init__()
         from transformers import AutoTokenizer, T5EncoderModel
-
-        from backends.checkpoints.sound_parts import check_model
-        from backends.checkpoints.sound_tokenizer import check_tokenizer
 
         self._max_length = max_length
         for folder in (encoder, tokenizer):

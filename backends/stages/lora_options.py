@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from backends.base import Approximation
 from backends.errors import CheckpointError, InvalidRequest
+from backends.micro import checkpoint_path
 
 if TYPE_CHECKING:
     from backends.checkpoints import Lora
@@ -66,7 +67,6 @@ def open_fitting(lora: str, shapes: Mapping[str, tuple[int, ...]], model: str) -
     """
     from backends.checkpoints import open_lora
     from backends.checkpoints.lora.lora import listed
-    from backends.micro import checkpoint_path
 
     opened = open_lora(checkpoint_path(lora))
     for names, what in zip(opened.misfits(shapes), ("not in", "of another size in"), strict=True):

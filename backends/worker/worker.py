@@ -32,6 +32,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from backends import registry
 from backends.base import (
     Backend,
     Case,
@@ -42,8 +43,9 @@ from backends.base import (
     ScheduleTable,
 )
 from backends.errors import BackendError, InvalidRequest
+from backends.noise import NoiseTape
 from backends.stages.questions import Question
-from backends.worker import reads
+from backends.worker import patches, reads
 from backends.worker.environment import default_threads, describe, peak_memory_gib
 
 if TYPE_CHECKING:
@@ -99,9 +101,6 @@ class Worker:
     ) -> dict[str, Any]:
         import torch
 
-        from backends import registry
-        from backends.worker import patches
-
         _import_operations()
         self.close()
         torch.set_num_threads(threads or default_threads())
@@ -154,7 +153,6 @@ class Worker:
         from safetensors.torch import save_file
 
         from backends.checkpoints.tensors import digest
-        from backends.noise import NoiseTape
         from backends.stages.arguments import NativeArguments, watching
         from backends.stages.healthy import healthy
         from backends.stages.trace import TraceRecorder

@@ -12,12 +12,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from backends import registry
 from backends.base import Case
 from backends.stages.given import GivenBackend
 from harness.config.checks import check_name, typed
+from harness.config.config import CandidateSpec, RunConfig, VariantSpec, build
 from harness.config.folders import conf_folders
 from harness.errors import ConfigError, ParityError
 from harness.records import PairResult, RenderRecord, RunResult
@@ -27,9 +28,6 @@ from harness.store.runs import at_work
 from harness.store.store import Store
 from harness.verdict import session
 from harness.workers.connect import in_own_process, in_process
-
-if TYPE_CHECKING:
-    from harness.config.config import RunConfig
 
 IN_MEMORY = "in-memory/pipeline"
 """The model of a case that is rendered by objects alone."""
@@ -131,7 +129,6 @@ def _configured(
     names: tuple[str, str],
 ) -> Generator[RunConfig]:
     from harness.config.compose import compose_tree
-    from harness.config.config import CandidateSpec, VariantSpec, build
 
     overrides = [f"seeds={list(seeds)}", *settings]
     overrides += [f"case=[{case}]"] if isinstance(case, str) else ["case=[micro_5b_quick]"]

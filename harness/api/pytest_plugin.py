@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
+from harness.errors import ParityError
+
 if TYPE_CHECKING:
     from harness.api.compare import Comparison, Places
     from harness.api.goldens import Golden
@@ -144,7 +146,6 @@ class Gate:
         __tracebackhide__ = True
         from harness.api.compare import render_alone
         from harness.api.goldens import accept, check, name_of_test, read_golden
-        from harness.errors import ParityError
 
         arguments = self._arguments(given, "case", "seeds", "settings", "name")
         name = arguments.pop("name", None) or name_of_test(self._node.nodeid)

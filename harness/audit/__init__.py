@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from backends.micro import checkpoint_path
+
 if TYPE_CHECKING:
     from harness.audit.records import AuditReport
 
@@ -32,7 +34,6 @@ def audit(
     `lora` is the LoRA file that was meant to be fused into the candidate, `lora_scale` times.
     `progress` is told the bytes read so far and in all. Raises `CheckpointError`, `ParityError`.
     """
-    from backends.micro import checkpoint_path
     from harness.audit.procedure import audit_checkpoints
 
     paths = [checkpoint_path(str(name)) for name in (reference, candidate)]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from backends.checkpoints import model_settings
+from backends.errors import BackendError
 from backends.micro import checkpoint_path
 from harness.audit.families import Family, by_hub_id, is_full_size, recognise
 
@@ -30,8 +33,6 @@ class Model:
 
 def look_up(name: str) -> Model:
     """The model that a case calls `name`: a micro model, a local folder, or a hub id."""
-    from backends.checkpoints import model_settings
-
     path = checkpoint_path(name)
     if not path.is_dir():
         return Model(name, None, {}, by_hub_id(name))
@@ -51,10 +52,7 @@ class Stored:
 @lru_cache(maxsize=8)
 def stored_dtype(path: Path) -> str | None:
     """The dtype of most of the transformer's tensors in `path`; None if they cannot be read."""
-    from collections import Counter
-
     from backends.checkpoints import open_source
-    from backends.errors import BackendError
 
     try:
         tensors = open_source(path).tensors

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from harness.errors import EXIT_EQUIVALENT, EXIT_UNDECIDED
+
 _EXAMPLES = """\
 examples:
   parity accept                                   the newest run, into ./goldens
@@ -39,7 +41,6 @@ def describe(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Carry out the verb; 0 only if every pair was accepted."""
     from harness.api.goldens import GoldenError, accept, read_golden, refuse_in_ci
-    from harness.errors import EXIT_EQUIVALENT, EXIT_UNDECIDED
     from harness.records import EQUIVALENT
     from harness.report.reading import RunFiles
     from harness.store.store import Store

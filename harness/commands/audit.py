@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.audit import audit
 from harness.commands.output import console
+from harness.config.folders import conf_folders
 from harness.errors import EXIT_DIFFERENT, EXIT_EQUIVALENT, ParityError
 
 if TYPE_CHECKING:
@@ -91,12 +94,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _settings(args: argparse.Namespace) -> int:
     """List the hazards of a run's settings."""
-    import json
-
     from harness.audit.hazards import hazards
     from harness.config.compose import compose_tree
     from harness.config.config import build
-    from harness.config.folders import conf_folders
     from harness.report.text import counted, visible
 
     found = hazards(build(compose_tree(args.what, conf_folders(args.config_dir))))
@@ -116,8 +116,6 @@ def _with_progress(args: argparse.Namespace) -> AuditReport:
     """Audit with a bar on standard error, shown where that is a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
-
-    from harness.audit import audit
 
     err = Console(stderr=True)
     columns = ("reading", BarColumn(), DownloadColumn(), TransferSpeedColumn())

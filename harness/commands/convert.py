@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from backends.micro import checkpoint_path
 from harness.commands.output import console
 
 if TYPE_CHECKING:
@@ -40,7 +41,6 @@ def describe(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Carry out the verb."""
     from backends.checkpoints import convert
-    from backends.micro import checkpoint_path
 
     _print_report(convert(checkpoint_path(args.source), args.destination, args.to))
     return 0

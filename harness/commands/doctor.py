@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from backends.worker.extras import command, missing
 from harness.commands.output import console
 from harness.errors import EXIT_EQUIVALENT, EXIT_USAGE
 
@@ -62,7 +63,6 @@ def _print_table(rows: list[Row], ready: bool) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from backends.worker.extras import command, missing
     from harness.report.text import visible
 
     table = Table("", "", "", box=None, pad_edge=False, show_header=False)

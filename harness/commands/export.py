@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from backends.worker.extras import require
 from harness.commands.output import add_store, opened
 
 _EXAMPLES = """\
@@ -44,7 +45,6 @@ def run(args: argparse.Namespace) -> int:
 
         print(as_markdown(), end="")
         return 0
-    from backends.worker.extras import require
     from harness.export import export
 
     require("export" if args.mlflow is None else "mlflow")

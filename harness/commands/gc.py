@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.commands.output import add_store, opened
+from harness.errors import StoreError
 
 if TYPE_CHECKING:
     from harness.store.store import Store
@@ -86,8 +87,6 @@ def _unused(store: Store, args: argparse.Namespace) -> list[Rubbish]:
 
 def _confirm(asked: Sequence[Rubbish], yes: bool) -> None:
     """Raises `StoreError` unless the user agrees."""
-    from harness.errors import StoreError
-
     if yes:
         return
     size = sum(item.size_bytes for item in asked) / 2**20

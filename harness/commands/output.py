@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.errors import StoreError
+
 if TYPE_CHECKING:
     import argparse
 
@@ -38,7 +40,6 @@ def add_store(parser: argparse.ArgumentParser) -> None:
 
 def opened(root: Path) -> Store:
     """The store at `root`. Raises: StoreError, when there is none."""
-    from harness.errors import StoreError
     from harness.store.store import Store
 
     if not root.is_dir():

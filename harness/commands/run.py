@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from harness.commands.judge import judged
 from harness.commands.request import Request
 from harness.commands.settings import add_settings, carry_out
 
@@ -37,7 +38,6 @@ def run(args: argparse.Namespace) -> int:
 def job(config: RunConfig, request: Request) -> int:
     """One run, from configuration to report."""
     from harness import report
-    from harness.commands.judge import judged
 
     folder, result = judged(config, request)
     print(f"report: {report.write(folder, config.store)}")

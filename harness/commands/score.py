@@ -10,6 +10,7 @@ from harness.commands.output import console
 from harness.commands.request import Request, board
 from harness.commands.settings import add_settings, carry_out
 from harness.errors import EXIT_EQUIVALENT, EXIT_UNDECIDED
+from harness.metrics import Unscored
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -60,7 +61,6 @@ def job(config: RunConfig, request: Request) -> int:
 def _table(pairs: Sequence[PairResult], seeds: Sequence[int]) -> Table:
     from rich.table import Table
 
-    from harness.metrics import Unscored
     from harness.report.scores import read_metrics
     from harness.report.text import ABSENT, score
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from harness.commands.request import Job, Request, warning
 from harness.config.folders import choices, conf_folders, groups
+from harness.errors import ConfigError
 
 if TYPE_CHECKING:
     from harness.config.config import RunConfig
@@ -82,7 +83,6 @@ def _check_plugins(plugins: tuple[str, ...]) -> None:
     """Fail now rather than in the first worker; a plugin may lie in the current folder."""
     if not plugins:
         return
-    from harness.errors import ConfigError
     from harness.store.keys import plugin_digest
 
     if str(Path.cwd()) not in sys.path:
@@ -101,8 +101,6 @@ def _check_plugins(plugins: tuple[str, ...]) -> None:
 
 def _check_patches(config: RunConfig, request: Request) -> None:
     """A patch lies in a plugin; without one, no worker can know it."""
-    from harness.errors import ConfigError
-
     for spec in (config.reference, *config.candidates):
         if spec.patch is not None and not request.plugins:
             raise ConfigError(

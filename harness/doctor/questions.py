@@ -13,6 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from backends.base import DTYPES
+from harness.errors import ParityError
+from harness.metrics import Score, metric_names, score_pair
+from harness.metrics.lpips_sources import at_hand
+from harness.metrics.lpips_weights import difference
+from harness.render.frames import read_frames, write_lossless
 
 _FRAMES, _SIDE_PX = 5, 64
 
@@ -20,9 +25,6 @@ _FRAMES, _SIDE_PX = 5, 64
 def video() -> Iterator[dict[str, Any]]:
     """Store a video without loss and read it back."""
     import numpy as np
-
-    from harness.errors import ParityError
-    from harness.render.frames import read_frames, write_lossless
 
     shape = (_FRAMES, _SIDE_PX, _SIDE_PX, 3)
     frames = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
@@ -42,8 +44,6 @@ def metrics() -> Iterator[dict[str, Any]]:
     """Score a tiny pair with every metric under its default options."""
     import numpy as np
 
-    from harness.metrics import Score, metric_names, score_pair
-
     shape = (_FRAMES, _SIDE_PX, _SIDE_PX, 3)
     reference, noise = np.random.default_rng(0).integers(0, 128, (2, *shape), dtype=np.uint8)
     for name in metric_names():
@@ -59,9 +59,6 @@ def metrics() -> Iterator[dict[str, Any]]:
 
 def _weights_at_hand() -> Iterator[dict[str, Any]]:
     """Whether the two sources of LPIPS's backbone hold the same weights, where both are here."""
-    from harness.metrics.lpips_sources import at_hand
-    from harness.metrics.lpips_weights import difference
-
     found, missing = at_hand()
     row = {"area": "metric", "what": "lpips weights"}
     if len(found) == 2:

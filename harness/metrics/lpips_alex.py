@@ -10,6 +10,7 @@ from pydantic import Field
 
 from harness.metrics.base import Metric, Traits, Unscored
 from harness.metrics.frames import FrameSize
+from harness.metrics.lpips_weights import BackboneUnavailableError, backbone_in_use
 from harness.metrics.moment import Moment
 from harness.metrics.options import TileOptions
 from harness.metrics.series import Series
@@ -77,7 +78,6 @@ class LpipsMeter:
 def start_lpips(size: FrameSize, options: TileOptions) -> LpipsMeter | Unscored:
     """A meter with the pretrained backbone; an untrained network never stands in for it."""
     from harness.metrics import lpips_model
-    from harness.metrics.lpips_weights import BackboneUnavailableError, backbone_in_use
 
     try:
         backbone = backbone_in_use()

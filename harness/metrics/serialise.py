@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from harness.metrics.base import Score, Unscored
+
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
     from pydantic import TypeAdapter
-
-    from harness.metrics.base import Score, Unscored
 
 RecordT = TypeVar("RecordT")
 
@@ -28,8 +28,6 @@ def to_jsonable(record: DataclassInstance) -> dict[str, Any]:
 
 def result_from_jsonable(values: Mapping[str, Any]) -> Score | Unscored:
     """The `Score` or `Unscored` that `to_jsonable` wrote, told apart by `kind`."""
-    from harness.metrics.base import Score, Unscored
-
     kinds: dict[str, type[Score] | type[Unscored]] = {"score": Score, "unscored": Unscored}
     kind = values.get("kind")
     if kind not in kinds:

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from harness.report.junit import write_junit
+from harness.report.markdown import render_markdown
 from harness.report.progress import Progress
+from harness.report.reading import RunFiles
 from harness.report.terminal import print_matrix
 
 __all__ = ["Progress", "print_matrix", "write"]
@@ -23,10 +26,7 @@ def write(run_folder: Path, store_root: Path) -> Path:
 
     Raises: StoreError, when `verdict.json` is missing or damaged, or the folder cannot be written.
     """
-    from harness.report.junit import write_junit
-    from harness.report.markdown import render_markdown
     from harness.report.page import write_page
-    from harness.report.reading import RunFiles
 
     files = RunFiles.open(run_folder, store_root)
     files.write_text("report.md", render_markdown(files))

@@ -15,6 +15,7 @@ from unittest.mock import patch
 import torch
 from torch import nn
 
+from backends.checkpoints import convert
 from backends.checkpoints.sat import checkpoint
 from backends.checkpoints.sat.config import ModelConfig
 from backends.checkpoints.sat.layout import SatFolder, find_parts
@@ -117,7 +118,6 @@ def _sat_folder(model: Path, config: Path | None, text_encoder: Path | None) -> 
             f"{model} is a Diffusers pipeline, for which the options `config` and `text_encoder`"
             " mean nothing; remove them or name a SAT folder"
         )
-    from backends.checkpoints import convert
 
     with TemporaryDirectory(prefix="parity-sat-") as work:
         folder = Path(work) / "model"
