@@ -54,7 +54,7 @@ examples:
   parity VERB --help                               the options and settings of a verb
 
 exit codes:
-  0 equivalent   1 bug or broken   2 usage, configuration or prerequisite
+  0 equivalent   1 bug or broken   2 usage, configuration, prerequisite, a failed render
   3 inconclusive, or nothing was compared
 """
 

@@ -132,8 +132,9 @@ DECLARED = "declared:"
 class Finding(Record):
     """One named cause. `known` is the id of a registered deliberate difference, if it is one.
 
-    `kind` is where it was seen: `policy`, `weights`, `config`, `dtype`, `schedule`, `noise`,
-    `frames`, `component`, `block`. `detail` is one sentence for a person, with both values.
+    `kind` is where it was seen: `policy`, `approximation`, `weights`, `config`, `dtype`, `schedule`,
+    `noise`, `text`, `lora`, `hazard`, or `component` for a named cause. `detail` is one sentence for a
+    person, with both values.
     `component` is the part it belongs to, `block` the canonical module name where that is known,
     `share` its share of the squared gap (negative: it cancels another), `remedy` what to do next.
     """
@@ -156,7 +157,7 @@ class Finding(Record):
 
 
 class Evidence(Record):
-    """One check in the chain that led to a verdict, in the order in which the checks were made.
+    """One check in the chain that led to a verdict: audits first, then stage by stage.
 
     `stage` is the stage of the procedure: `exact`, `collapse`, `oracle`, `native`, `order`, `free`,
     `statistics`. `value` is what was measured and `limit` the bound that it was held against, both in

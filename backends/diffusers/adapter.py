@@ -2,18 +2,19 @@
 
 It is made of:
 
-    diffusers_options     the flat YAML options, checked
-    diffusers_checkpoint  opening a folder or hub id, with errors a user can act on
-    diffusers_lora        a LoRA put in force through Diffusers' own calls
-    diffusers_acceleration  compile, fused QKV, casting, quantization, caches
-    diffusers_placement   full device and the offload kinds; reading weights under each
-    runtime               attention kernel and TF32, in force only while it computes
-    diffusers_case        whether the model can render a case
-    diffusers_conditioning  the picture or clip of a case
-    diffusers_solver      the schedulers with tape, schedule and latent dtype imposed
-    diffusers_stack       the pipeline's parts, called as it calls them
-    diffusers_run         one render: stages and native loop
-    diffusers_identity    digests, settings, policies
+    options       the flat YAML options, checked
+    checkpoint    opening a folder or hub id, with errors a user can act on
+    lora          a LoRA put in force through Diffusers' own calls
+    acceleration  compile, fused QKV, casting, quantization, caches
+    placement     full device and the offload kinds; reading weights under each
+    case          whether the model can render a case
+    conditioning  the picture or clip of a case
+    solver        the schedulers with tape, schedule and latent dtype imposed
+    stack         the pipeline's parts, called as it calls them
+    run           one render: stages and native loop
+    identity      digests, settings, policies
+
+and of `stages/runtime`: attention kernel and TF32, in force only while it computes.
 """
 
 from __future__ import annotations

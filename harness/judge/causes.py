@@ -1,4 +1,7 @@
-"""Name the cause: from checks that differ, and from what the exact gate found, to ranked findings."""
+"""Name the cause: from checks that differ, and from what the exact gate found, to findings.
+
+They come in the order of the data flow.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much of what two sides have was held against each other; see rule 2 of the README.
+"""How much of what two sides have was held against each other: the rule on coverage in README.md.
 
 What is missing here is no difference that was found, but one that nobody looked for, so that with
 anything missing no verdict is a pass.

@@ -46,11 +46,7 @@ class Limit:
 
 
 def limit(healthy: Sequence[float], factor: float = COLLAPSE_FACTOR, floor: float = FLOOR) -> Limit:
-    """`factor` times the largest finite healthy value, none below `floor`.
-
-    Leave-one-out: each member must be accepted by the limit that the others set; where one is not, it
-    has raised the limit, because the largest value counts.
-    """
+    """`factor` times the largest finite value of the controls `healthy`, or of `floor` if larger."""
     finite = [value for value in healthy if math.isfinite(value)]
     largest = max([floor, *finite])
     return Limit(factor * largest, list(healthy), len(finite) >= FEWEST_MEMBERS)

@@ -110,7 +110,7 @@ def _encoded(data: LocalData) -> Iterator[Evidence]:
 
 
 _STARTS = tuple(f"start.{i}.initial" for i in range(4))
-"""Of `local_probe.start_questions`: the first seed, the second, the second again, the first again."""
+"""Of `start_questions` (`harness.probe.stages`): two seeds, the second again, the first again."""
 
 INITIAL_LIMIT = 1e-6
 """Of initial latents: a cast of the same draw, and where a clip is noised two products and a sum."""

@@ -1,4 +1,4 @@
-"""Every link of a finished native render, answered again by the reference's stages in float32.
+"""The links of a finished native render, answered again by the reference's stages in float32.
 
 A stage that agrees proves nothing about the loop that users run. So the reference is given what the
 render's own loop handed to its transformer and its decoder, with the text and the schedule that this

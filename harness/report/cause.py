@@ -8,16 +8,16 @@ from dataclasses import dataclass
 
 from harness.records import DECLARED, BlockDistance, Component, Evidence, Finding, PairResult
 
-STAGES = {
+STAGE_TITLES = {
     "exact": "Exact gate",
     "collapse": "Up-cast collapse",
     "oracle": "Oracle ratio",
     "native": "Native probes",
-    "order": "Order of steps",
+    "order": "Asked again",
     "free": "Free-running renders",
     "statistics": "Statistics over seeds",
 }
-"""The stages of the procedure, in their order, in words for people."""
+"""The stages of evidence in words for people, in the order of the page."""
 
 COMPONENTS: dict[Component, str] = {
     "text": "text encoder",

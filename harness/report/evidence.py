@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from harness.records import Evidence, Outcome, PairResult
-from harness.report.cause import COMPONENTS, STAGES
+from harness.report.cause import COMPONENTS, STAGE_TITLES
 from harness.report.noise_band import NoiseBand, draw_band
 from harness.report.text import ABSENT, magnitude
 
@@ -45,7 +45,7 @@ _EXPLAINED = {
     "collapse": "Both sides in float32 on the same stored inputs: the same mathematics lies as near as"
     " healthy members do, other mathematics stays apart.",
     "oracle": "At the precision of the run, against the reference in float32.",
-    "native": "Every link of the real renders, replayed: the loop that was called, not its stages.",
+    "native": "The links of the real renders, replayed: the loop that was called, not its stages.",
     "order": "Asked again with other work in between: a cache that keeps state shows here.",
     "free": "The videos as they were rendered, beside those of healthy members.",
     "statistics": "Evidence over seeds that stays valid however often one looks.",
@@ -125,11 +125,11 @@ def read_chain(pair: PairResult) -> list[Link]:
 
 def by_stage(links: Iterable[Link]) -> list[Stage]:
     """The chain in its stages, in the order of the procedure; one that it does not know comes last."""
-    stages: dict[str, list[Link]] = {stage: [] for stage in STAGES}
+    stages: dict[str, list[Link]] = {stage: [] for stage in STAGE_TITLES}
     for link in links:
         stages.setdefault(link.check.stage, []).append(link)
     return [
-        Stage(STAGES.get(stage, stage), _EXPLAINED.get(stage, ""), group)
+        Stage(STAGE_TITLES.get(stage, stage), _EXPLAINED.get(stage, ""), group)
         for stage, group in stages.items()
         if group
     ]
@@ -140,7 +140,7 @@ def _link(check: Evidence) -> Link:
     return Link(
         check=check,
         title=_title(check),
-        stage=STAGES.get(check.stage, check.stage),
+        stage=STAGE_TITLES.get(check.stage, check.stage),
         component=COMPONENTS[check.component] if check.component else "",
         symbol=symbol,
         outcome=outcome,

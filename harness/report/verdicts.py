@@ -27,7 +27,7 @@ _WORST_FIRST = (
     VerdictWord("bug", "✖", "bad", "The two compute different things; rounding cannot explain it."),
     VerdictWord("error", "!", "bad", "A render failed, so nothing was compared. Not a pass."),
     VerdictWord(
-        "inconclusive", "?", "open", "Compared and different; the evidence does not decide why."
+        "inconclusive", "?", "open", "The evidence does not decide, or something was not compared."
     ),
     VerdictWord("not_run", "—", "open", "Not carried out, so nothing was compared. Not a pass."),
     VerdictWord(
@@ -46,7 +46,9 @@ _WORST_FIRST = (
         "chaotic", "~", "good", "Same mathematics; sampling amplifies rounding within its budget."
     ),
     VerdictWord("rounding", "≈", "good", "Same mathematics; the difference is healthy rounding."),
-    VerdictWord("bit_exact", "=", "good", "Equal to the bit, at every step and in every frame."),
+    VerdictWord(
+        "bit_exact", "=", "good", "Equal to the bit: latents, frames, and what else was asked."
+    ),
 )
 
 VERDICTS: dict[VerdictName, VerdictWord] = {word.name: word for word in _WORST_FIRST}

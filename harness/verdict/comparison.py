@@ -28,7 +28,8 @@ class Comparison:
     `as_run` are the two as they rendered: `reference` and `candidate` are without what makes a step
     depend on the steps before it, since stages are asked alone.
 
-    `evidence` is the chain of checks in the order of the stages, `findings` what audits name. `data` are
+    `evidence` is the chain of checks: audits, then the stages in their order; `findings` is what audits
+    name. `data` are
     the answers of the stages, None where they could not be asked; the evidence says why. `given` is
     the part of it about what the native loops hand to their components. `places` are the first wrong
     modules; `shares` those of the registered differences in the gap, by id, where they were worked

@@ -7,7 +7,8 @@
     audit       the files beneath, and the weights as they are used
     decide      from the chain of checks; where only the videos can tell, controls are rendered,
                 then further seeds, until it is decided
-    share       a gap that several parts make is divided among them
+    share       a gap that several parts make is divided among them (that of registered differences
+                before the audit)
 
 Everything that asks pipelines goes through one `Prober`, one pipeline open at a time.
 """

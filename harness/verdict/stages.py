@@ -151,7 +151,8 @@ def skipped(c: Comparison) -> None:
 
 
 def native_links(c: Comparison) -> None:
-    """Needs the renders; asks the reference for every link of each, and the candidate for its own.
+    """Needs the renders, `c.given` and `c.places`; asks the reference for the links of the first and the
+    last seed (of the others for what takes no guided call), and the candidate for its own.
     Decides whether the loops that users call give what their stages give. Where a velocity is not what
     its own stages give, that run is made again with all modules watched; explains with the module."""
     found = _links(c)
