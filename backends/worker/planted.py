@@ -117,7 +117,7 @@ def _stage(name: str) -> Callable[[type[PlantedRun]], type[PlantedRun]]:
         def plant(pipeline: Pipeline) -> Pipeline:
             return _PlantedPipeline(pipeline, run)
 
-        patch(name)(plant)
+        patch(f"selftest_{name}")(plant)
         return run
 
     return register
@@ -128,7 +128,7 @@ def _after_decoding(name: str) -> Callable[[Callable[[Tensor], Tensor]], Callabl
         def plant(pipeline: Pipeline) -> Pipeline:
             return _PlantedPipeline(pipeline, PlantedRun, change)
 
-        patch(name)(plant)
+        patch(f"selftest_{name}")(plant)
         return change
 
     return register

@@ -27,7 +27,7 @@ FAULTS = {
     "frames_brighter": "after decoding every pixel is 3 grey levels brighter",
     "channels_swapped": "after decoding red and blue are exchanged",
 }
-"""What each stands for, by the name of its patch (`backends/worker/planted.py`), the control first."""
+"""What each stands for, the control first; patches are `selftest_NAME` of `PLUGIN`."""
 
 Status = Literal["caught", "missed", "not applicable", "passed", "not passed"]
 
@@ -57,7 +57,7 @@ def with_faults(config: RunConfig, names: list[str]) -> RunConfig:
             name=name,
             backend=reference.backend,
             options=reference.options,
-            patch=name,
+            patch=f"selftest_{name}",  # so that a plugin of the user's may have the plain name
             python=reference.python,
             threads=reference.threads,
             match=config.match,

@@ -17,7 +17,7 @@ NO_GUIDANCE = ("case=[micro_2b_quick]", "cases.micro_2b_quick.steps=2", "metrics
 
 
 def test_every_fault_that_is_listed_is_planted_and_no_other() -> None:
-    assert patches.load_plugin(PLUGIN) == sorted(FAULTS)
+    assert patches.load_plugin(PLUGIN) == sorted(f"selftest_{name}" for name in FAULTS)
 
 
 def test_what_acts_is_caught_and_what_cannot_act_is_not_counted(
