@@ -46,7 +46,7 @@ def exact_findings(
     found = [
         *named,
         *(finding for finding in compare_pipelines(a, b) if finding.name not in told),
-        *_beyond_rounding(store, (reference, candidate), c, own),
+        *_beyond_rounding(store, (reference, candidate), c, own, own_texts_apart(mine, other)),
         *compare_noise(
             reference, candidate, a.policies["guidance_target"] == b.policies["guidance_target"]
         ),
@@ -65,12 +65,14 @@ def _beyond_rounding(
     records: tuple[RenderRecord, RenderRecord],
     c: Comparison | None,
     findings: list[Finding],
+    apart: float | None,
 ) -> list[Finding]:
-    """`findings` without text embeddings that differ by what the two sides' precision explains."""
+    """`findings` without text embeddings that differ by what the two sides' precision explains; they lie
+    `apart` (`own_texts_apart`)."""
     if c is None or not any(f.kind == "text" for f in findings):
         return findings
-    apart, coarsest = texts_apart(store, *records) or 0.0, _coarsest(store, *records)
-    return [f for f in findings if not _rounds(f, c, apart, coarsest)]
+    coarsest = _coarsest(store, *records)
+    return [f for f in findings if not _rounds(f, c, apart or 0.0, coarsest)]
 
 
 def _rounds(finding: Finding, c: Comparison, apart: float, coarsest: float) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tests.selftest.row import Fault
 from tests.selftest.setting import FIVE, TWO, Setting
 
-_TWO = (
+ON_TWO = (
     ("weights_value_bias_lost", "decoder_gain"),
     ("weights_head_lost", "text_scaled"),
     ("activation_exact", "noise_biased"),
@@ -21,7 +21,7 @@ _TWO = (
     ("guidance_off_at_last_step", "frames_flicker"),
     ("weights_decoder_bias_lost", "time_off_by_one"),
 )
-_FIVE = (
+ON_FIVE = (
     ("rope_theta", "decoder_scaling_factor"),
     ("rope_shifted", "guidance_rounded"),
     ("residual_scaled", "noise_first_of_two"),
@@ -61,6 +61,6 @@ def make(rows: Sequence[Fault]) -> tuple[Pair, ...]:
     by_id = {row.id: row for row in rows}
     return tuple(
         Pair(by_id[first], by_id[second], setting)
-        for setting, names in ((TWO, _TWO), (FIVE, _FIVE))
+        for setting, names in ((TWO, ON_TWO), (FIVE, ON_FIVE))
         for first, second in names
     )
